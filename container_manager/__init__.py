@@ -1,0 +1,1 @@
+"""Starts, finds and removes nodes on a runtime; knows no session, no route and no pattern."""

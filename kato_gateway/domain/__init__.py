@@ -1,0 +1,1 @@
+"""Sessions and policies: pure functions of records and a clock value."""

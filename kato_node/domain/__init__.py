@@ -1,0 +1,1 @@
+"""The processor of processor.md: pure functions over frozen values."""

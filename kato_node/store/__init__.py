@@ -1,0 +1,1 @@
+"""Durable storage of one processor: a protocol, one document codec, and one module a backend."""

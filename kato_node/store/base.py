@@ -1,0 +1,137 @@
+"""The protocol that every store obeys; tests/conformance holds each of them to it.
+
+A store keeps one processor: its epoch, its patterns and learned vectors, and the state of each of its sessions. It has
+one writer, which owns the epoch; whatever the writer commits is one transaction that begins with the fence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from kato_node.domain.config import Config
+from kato_node.domain.learn import Pattern
+from kato_node.domain.ltm import LtmChange
+from kato_node.domain.state import SessionState
+
+
+class StoreError(Exception):
+    """The store did not do what it was asked."""
+
+    code = "STORAGE_UNAVAILABLE"
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached or refused, and nothing was written: full disk, no connection, time-out."""
+
+
+class CommitUnknown(StoreError):
+    """The commit was sent and no answer came: it may or may not be durable. Reload before the next turn."""
+
+
+class Fenced(StoreError):
+    """Another owner has taken the epoch: nothing was written, and this one must stop."""
+
+    code = "PROCESSOR_FENCED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """A mutating call that a session remembers, so that the same key again gives the first reply.
+
+    Attributes:
+        key: the caller's Idempotency-Key, 1..255 printable ASCII characters.
+        body_hash: hex SHA-256 over the operation's name and its canonical body.
+        reply: the JSON text of the reply's body.
+    """
+
+    key: str
+    body_hash: str
+    reply: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRecord:
+    """One session as stored.
+
+    Attributes:
+        incarnation: tells a session from an ended one of the same id; opening with another one starts afresh.
+        overrides: the config values that the session set itself, by name; the rest are the node's defaults.
+        operations: the remembered operations, oldest first, at most 64.
+    """
+
+    session_id: str
+    incarnation: str
+    state: SessionState
+    overrides: tuple[tuple[str, object], ...]
+    operations: tuple[Operation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionWrite:
+    """What one commit changes of one session: from `before` (None: it did not exist) to `after` (None: it ends).
+
+    A store writes the difference, so that the bytes of an observe do not grow with the STM.
+    """
+
+    session_id: str
+    before: SessionRecord | None
+    after: SessionRecord | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One transaction: session and LTM changes in the order in which they were decided."""
+
+    sessions: Sequence[SessionWrite]
+    ltm: Sequence[LtmChange]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessorRecord:
+    """What a store knows of the processor itself; `epoch` is 0 before the first bind."""
+
+    processor_id: str
+    epoch: int
+    dimension: int | None
+
+
+class Store(Protocol):
+    """The storage of one processor."""
+
+    async def open(self) -> None:
+        """Connect, and create what is missing. Raises: StoreUnavailable, with what to do about it."""
+
+    async def close(self) -> None:
+        """Let go of every connection, file and thread. Idempotent."""
+
+    async def bind(self) -> ProcessorRecord:
+        """Take the processor: epoch += 1, durably; creates the record at its first bind. Raises: StoreUnavailable."""
+
+    async def read_epoch(self) -> int:
+        """Return the epoch as it stands in the store (majority). Raises: StoreUnavailable."""
+
+    def load_patterns(self) -> AsyncIterator[Pattern]:
+        """Yield every pattern, in any order. Raises: StoreUnavailable."""
+
+    def load_vectors(self) -> AsyncIterator[tuple[str, tuple[float, ...]]]:
+        """Yield every learned vector as (symbol, values). Raises: StoreUnavailable."""
+
+    async def load_session(self, session_id: str) -> SessionRecord | None:
+        """Return the session as last committed, None if there is none. Raises: StoreUnavailable."""
+
+    async def session_ids(self) -> Sequence[str]:
+        """Return the ids of all stored sessions, sorted. Raises: StoreUnavailable."""
+
+    async def commit(self, batch: Batch, *, epoch: int) -> None:
+        """Write the whole batch durably, or nothing, if `epoch` is still the store's.
+
+        Raises: Fenced, StoreUnavailable (nothing written), CommitUnknown (either).
+        """
+
+
+# A session's config is stored as its overrides; this is how it becomes effective.
+def effective(defaults: Config, overrides: Sequence[tuple[str, object]]) -> Config:
+    """Return the defaults with the session's own values on top. Raises: ValidationFailed for a bad stored value."""
+    return defaults.updated(dict(overrides))

@@ -1,0 +1,16 @@
+"""The names of the headers that gateway, nodes and clients exchange; the one place that spells them."""
+
+from __future__ import annotations
+
+SESSION = "x-session-id"
+REQUEST_ID = "x-request-id"
+IDEMPOTENCY_KEY = "idempotency-key"
+
+# Whom a forwarded request means (architecture.md, decision 6). Set by the gateway; a client's own copies are stripped.
+PROCESSOR = "x-kato-processor"
+EPOCH = "x-kato-epoch"
+
+# Proves a control call (bind, drain). Never forwarded.
+DEPLOYMENT_SECRET = "x-kato-secret"  # noqa: S105 - the header's name
+
+GATEWAY_OWN = (PROCESSOR, EPOCH, DEPLOYMENT_SECRET)

@@ -1,0 +1,66 @@
+# The one door. Needs git, make and python3 (3.11 or newer, with venv); everything else goes into .venv.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.ONESHELL:
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALL := $(PY) -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
+STARTED_AT := $(shell date +%s)
+
+.PHONY: help up demo test check format bench lock clean
+
+help: ## Show what can be asked for
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 14
+
+up: $(VENV)/.run ## Start the gateway in the foreground; Ctrl-C ends it and its nodes
+	@exec $(PY) -m kato_gateway --started-at $(STARTED_AT)
+
+demo: $(VENV)/.examples ## Two isolated users, then learn 300 Bach chorales and predict the next chord of 68 others
+	@exec $(PY) -m examples.demo
+
+test: $(VENV)/.dev ## Run every test
+	@exec $(PY) -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.dev ## Lint, formatting, types
+	@$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(VENV)/.dev ## Apply the formatter and the linter's safe fixes
+	@$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(VENV)/.dev ## Measure against the targets (BENCH="name name" for some)
+	@exec $(PY) -m benchmarks $(BENCH)
+
+lock: ## Renew constraints.txt from what pyproject.toml admits today
+	@rm -rf $(VENV)-lock
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	{ sed -n '/^#/p' constraints.txt; $(VENV)-lock/bin/python -m pip freeze --exclude-editable; } > constraints.new
+	mv constraints.new constraints.txt
+	rm -rf $(VENV)-lock
+
+clean: ## Remove the virtual environment and caches
+	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# Stamps: what each door needs, and no more, so that the first `make up` is quick.
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "KATO needs Python 3.11 or newer: make PYTHON=/path/to/python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python pyproject.toml constraints.txt
+	@echo "Installing KATO into $(VENV) …"
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/.examples: $(VENV)/.run
+	@$(INSTALL) --editable '.[examples]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.examples
+	@echo "Installing the development tools into $(VENV) …"
+	$(INSTALL) --editable '.[dev]'
+	touch $@

@@ -1,0 +1,147 @@
+"""The import table of the architecture: who may import whom."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from tests.architecture.source import Module, imports, modules
+
+NODE_SERVICES = ("service", "reads", "writer", "node", "sessions", "replies", "turns")
+GATEWAY_SERVICES = ("lifecycle", "pool", "recovery", "admission")
+MANAGER_PUBLIC = (
+    "container_manager.spec",
+    "container_manager.errors",
+    "container_manager.runtime",
+    "container_manager.labels",
+    "container_manager",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """What the modules under `prefix` may import besides the standard library and themselves; the longest prefix rules.
+
+    `own` is how far "themselves" reaches: modules that share this prefix.
+    """
+
+    prefix: str
+    own: str
+    may: tuple[str, ...] = ()
+    not_stdlib: tuple[str, ...] = ()
+
+
+PURE = ("asyncio", "logging", "time", "random", "uuid", "threading", "socket", "os")
+
+RULES = (
+    Rule(prefix="kato_node", own="kato_node", may=()),
+    Rule(prefix="kato_node.domain", own="kato_node.domain", not_stdlib=PURE),
+    Rule(prefix="kato_node.wire", own="kato_node.wire", may=("pydantic",)),
+    Rule(prefix="kato_node.store", own="kato_node.store", may=("kato_node.domain", "pymongo", "bson")),
+    Rule(prefix="kato_node.api", own="kato_node.api", may=("fastapi", "starlette", "pydantic", "kato_node")),
+    Rule(prefix="kato_node.settings", own="kato_node.settings", may=("kato_node.domain",)),
+    Rule(prefix="kato_node.__main__", own="kato_node", may=("uvicorn", "uvloop", "kato_node", "fastapi")),
+    Rule(prefix="kato_gateway", own="kato_gateway", may=()),
+    Rule(prefix="kato_gateway.domain", own="kato_gateway.domain", may=("container_manager.spec",), not_stdlib=PURE),
+    Rule(prefix="kato_gateway.registry", own="kato_gateway.registry", may=("kato_gateway.domain", "pymongo", "bson")),
+    Rule(
+        prefix="kato_gateway.dataplane",
+        own="kato_gateway.dataplane",
+        may=(
+            "kato_gateway.domain",
+            "kato_node.wire",
+            "container_manager.spec",
+            "aiohttp",
+            "multidict",
+            "yarl",
+            "starlette",
+        ),
+    ),
+    Rule(
+        prefix="kato_gateway.api",
+        own="kato_gateway.api",
+        may=("fastapi", "starlette", "pydantic", "kato_gateway", "kato_node.wire", *MANAGER_PUBLIC),
+    ),
+    Rule(prefix="kato_gateway.settings", own="kato_gateway.settings", may=("kato_gateway.domain", "kato_node.wire")),
+    Rule(
+        prefix="kato_gateway.__main__",
+        own="kato_gateway",
+        may=("uvicorn", "uvloop", "aiohttp", "fastapi", "kato_gateway", "container_manager", "kato_node.wire"),
+    ),
+    Rule(prefix="container_manager", own="container_manager", may=()),
+    Rule(
+        prefix="container_manager.runtimes",
+        own="container_manager.runtimes",
+        may=(
+            "container_manager.spec",
+            "container_manager.errors",
+            "container_manager.runtime",
+            "container_manager.labels",
+            "container_manager.readiness",
+        ),
+    ),
+    *(
+        Rule(
+            prefix=f"kato_node.{name}",
+            own=f"kato_node.{name}",
+            may=("kato_node.domain", "kato_node.store.base", *(f"kato_node.{other}" for other in NODE_SERVICES)),
+        )
+        for name in NODE_SERVICES
+    ),
+    *(
+        Rule(
+            prefix=f"kato_gateway.{name}",
+            own=f"kato_gateway.{name}",
+            may=(
+                "kato_gateway.domain",
+                "kato_gateway.registry.base",
+                "kato_gateway.dataplane.routes",
+                "kato_node.wire",
+                *MANAGER_PUBLIC,
+                *(f"kato_gateway.{other}" for other in GATEWAY_SERVICES),
+            ),
+        )
+        for name in GATEWAY_SERVICES
+    ),
+)
+
+# module -> {import: reason}
+EXCEPTIONS: dict[str, dict[str, str]] = {}
+
+
+def rule_for(name: str) -> Rule:
+    """Return the most specific rule for a module."""
+    fitting = (rule for rule in RULES if name == rule.prefix or name.startswith(rule.prefix + "."))
+    return max(fitting, key=lambda rule: len(rule.prefix))
+
+
+def forbidden(module: Module) -> list[str]:
+    """Return what the module imports against its rule and without an exception."""
+    rule = rule_for(module.name)
+    excepted = EXCEPTIONS.get(module.name, {})
+    return sorted(name for name in imports(module) if name not in excepted and not _allowed(name, rule))
+
+
+def _allowed(name: str, rule: Rule) -> bool:
+    if name.split(".")[0] in sys.stdlib_module_names:
+        return not _within(name, rule.not_stdlib)
+    return _within(name, (rule.own, *rule.may))
+
+
+def _within(name: str, prefixes: tuple[str, ...]) -> bool:
+    return any(name == prefix or name.startswith(prefix + ".") for prefix in prefixes)
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda module: module.name)
+def test_a_module_imports_only_what_its_room_may(module: Module) -> None:
+    """Each module imports only what the table of the architecture allows its layer."""
+    assert forbidden(module) == []
+
+
+def test_exceptions_are_used() -> None:
+    """No exception to the table outlives the import that needed it."""
+    by_name = {module.name: imports(module) for module in modules()}
+    stale = [(name, item) for name, items in EXCEPTIONS.items() for item in items if item not in by_name.get(name, ())]
+    assert stale == []

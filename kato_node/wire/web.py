@@ -1,0 +1,252 @@
+"""What both services share of HTTP: request ids, body limits, strict JSON, one envelope for every error.
+
+The one module of `wire` that knows FastAPI. Usage, in this order (a later middleware is an outer one):
+
+    app = FastAPI(redirect_slashes=False)
+    app.router.route_class = StrictRoute             # for routes with pydantic bodies
+    app.add_middleware(BodyLimit, max_bytes=…)
+    install_errors(app, translate, log_context=…)
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kato_node.wire import headers, logs, strict_json
+from kato_node.wire.errors import BodyTooLarge, ErrorReply, InvalidRequest, WireError, pydantic_errors
+
+Translate = Callable[[Exception], ErrorReply | None]
+_log = logging.getLogger(__name__)
+_SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_NOT_FOUND = ErrorReply(code="NOT_FOUND", message="There is no such route; /docs lists them all.")
+# HTTP statuses that libraries raise by themselves, beside 404 and 405.
+_BY_STATUS = {400: "VALIDATION_ERROR", 401: "UNAUTHENTICATED", 403: "FORBIDDEN", 413: "BODY_TOO_LARGE"}
+
+
+def json_response(body: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a reply of JSON that is sent as it is: no model is built from it."""
+    return Response(strict_json.dumps(body), status, headers, media_type="application/json")
+
+
+def error_response(reply: ErrorReply) -> Response:
+    """Return the HTTP reply of an error."""
+    return json_response(reply.envelope, status=reply.status, headers=reply.all_headers)
+
+
+def install_errors(
+    app: FastAPI,
+    translate: Translate,
+    *,
+    log_context: Callable[[], Mapping[str, object]] = dict,
+    quiet_paths: Collection[str] = ("/health",),
+) -> None:
+    """Make every reply of the app carry a request id, and every error the envelope. Call it after other middleware.
+
+    Args:
+        translate: says what a caller is told of a service's exception; None makes it an INTERNAL_ERROR, logged.
+        log_context: what each log line of a request carries beside request_id and session_id.
+        quiet_paths: requests that are logged at DEBUG, not at INFO.
+    """
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_middleware(Edge, translate=translate, log_context=log_context, quiet_paths=frozenset(quiet_paths))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return error_response(_NOT_FOUND)
+    if error.status_code == 405:
+        allowed = ", ".join(sorted(_methods(request)))
+        message = f"This route takes {allowed}."
+        return error_response(ErrorReply(code="METHOD_NOT_ALLOWED", message=message, headers={"Allow": allowed}))
+    code = _BY_STATUS.get(error.status_code, "INTERNAL_ERROR")
+    return error_response(ErrorReply(code=code, message=str(error.detail), headers=error.headers or {}))
+
+
+async def _invalid(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the framework's signature
+    assert isinstance(error, RequestValidationError)
+    return error_response(wire_reply(InvalidRequest(pydantic_errors(error.errors()))))
+
+
+def wire_reply(error: WireError) -> ErrorReply:
+    """Return what a caller is told of a request that could not be understood."""
+    return ErrorReply(code=error.code, message=error.message, details=error.details)
+
+
+def _methods(request: Request) -> set[str]:
+    """Return the methods of all routes of this path: one route alone knows only its own."""
+    fitting = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    return {method for route in fitting for method in getattr(route, "methods", None) or ()}
+
+
+class StrictRoute(APIRoute):
+    """A route that reads its body as JSON whatever its Content-Type says, by the rules of `strict_json`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return FastAPI's handler, given a request whose body is read and decoded already."""
+        handle = super().get_route_handler()
+
+        async def strict(request: Request) -> Response:
+            if self.body_field is None:
+                return await handle(request)
+            as_json = [item for item in request.scope["headers"] if item[0] != b"content-type"]
+            scope = {**request.scope, "headers": [*as_json, (b"content-type", b"application/json")]}
+            decoded = _StrictRequest(scope, request.receive)
+            if await decoded.body():
+                await decoded.json()  # raises here, where FastAPI does not turn it into an error of its own
+            return await handle(decoded)
+
+        return strict
+
+
+class _StrictRequest(Request):
+    async def json(self) -> Any:
+        if not hasattr(self, "_strict"):
+            self._strict = strict_json.loads(await self.body())
+        return self._strict
+
+
+class BodyLimit:
+    """Refuses a body of more than `max_bytes` (BODY_TOO_LARGE), by its Content-Length before reading any of it."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int, exempt: Collection[str] = ()) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._exempt = frozenset(exempt)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http" or scope["path"] in self._exempt:
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._max_bytes:
+            raise BodyTooLarge(self._max_bytes)
+        received = 0
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise BodyTooLarge(self._max_bytes)
+            return message
+
+        await self._app(scope, limited, send)
+
+
+class Edge:
+    """The outermost layer: a request id on every reply, a log line for each request, an envelope for each error."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        translate: Translate,
+        log_context: Callable[[], Mapping[str, object]],
+        quiet_paths: frozenset[str],
+    ) -> None:
+        self._app = app
+        self._translate = translate
+        self._log_context = log_context
+        self._quiet_paths = quiet_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        reply = _Reply(scope, send)
+        token = logs.context.set(reply.log_context(self._log_context()))
+        try:
+            await self._serve(reply, scope, receive)
+        finally:
+            self._log_request(reply, scope)
+            logs.context.reset(token)
+
+    async def _serve(self, reply: _Reply, scope: Scope, receive: Receive) -> None:
+        try:
+            await self._app(scope, receive, reply.send)
+        except ClientDisconnect:
+            reply.status = reply.status or 499  # nobody is left to be told
+        except Exception as error:
+            if reply.status:  # half sent: only breaking the connection tells the caller
+                raise
+            await error_response(self._told(error, reply.request_id))(scope, receive, reply.send)
+
+    def _told(self, error: Exception, request_id: str) -> ErrorReply:
+        told = wire_reply(error) if isinstance(error, WireError) else self._translate(error)
+        if told is not None:
+            return told
+        _log.error("request failed", exc_info=error)
+        message = "Something went wrong on our side; the log has it under this request id."
+        return ErrorReply(code="INTERNAL_ERROR", message=message, details={"request_id": request_id})
+
+    def _log_request(self, reply: _Reply, scope: Scope) -> None:
+        level = logging.DEBUG if scope["path"] in self._quiet_paths and (reply.status or 500) < 500 else logging.INFO
+        if _log.isEnabledFor(level):
+            facts = {
+                "method": scope.get("method", "WS"),
+                "path": scope["path"],
+                "status": reply.status,
+                "ms": round((time.perf_counter() - reply.started_at_s) * 1e3, 3),
+            }
+            _log.log(level, "request", extra=facts)
+
+
+class _Reply:
+    """The way back to one caller; `status` is 0 until something was sent (101 for an accepted WebSocket)."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        given = Headers(scope=scope)
+        request_id = given.get(headers.REQUEST_ID, "")
+        self.request_id = request_id if _SANE_ID.fullmatch(request_id) else secrets.token_hex(16)
+        self.session_id = given.get(headers.SESSION)
+        self.status = 0
+        self.started_at_s = time.perf_counter()
+        self._scope = scope
+        self._send = send
+
+    def log_context(self, more: Mapping[str, object]) -> Mapping[str, object]:
+        session = {} if self.session_id is None else {"session_id": self.session_id}
+        return {"request_id": self.request_id, **session, **more}
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind in {"http.response.start", "websocket.http.response.start"}:
+            self.status = message["status"]
+            self._stamp(message)
+        elif kind == "websocket.accept":
+            self.status = 101
+            self._stamp(message)
+        elif kind == "websocket.close" and not self.status:  # refused without a word: the route does not exist
+            await error_response(_NOT_FOUND)(self._scope, _nothing, self.send)
+            return
+        await self._send(message)
+
+    def _stamp(self, message: Message) -> None:
+        stamped = MutableHeaders(scope={"headers": list(message.get("headers", ()))})
+        stamped[headers.REQUEST_ID] = self.request_id
+        if self.session_id is not None:
+            stamped[headers.SESSION] = self.session_id
+        message["headers"] = stamped.raw
+
+
+async def _nothing() -> Message:
+    raise AssertionError("a plain reply reads nothing")

@@ -1,0 +1,152 @@
+"""Observations, and what makes one valid (processor.md, section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from kato_node.domain.errors import ValidationFailed
+from kato_node.domain.limits import LIMITS, Limits
+from kato_node.domain.state import Emotives, Json, Metadata, text_bytes
+
+NUMBER_MAX = 1e100
+_INT64 = range(-(2**63), 2**63)
+_ERRORS_MAX = 20  # a caller needs the first few, not ten thousand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """The symbols, vectors, emotives and metadata of one moment; every field may be empty.
+
+    Attributes:
+        unique_id: the caller's name for it; None: the caller has none.
+    """
+
+    strings: Sequence[str] = ()
+    vectors: Sequence[Sequence[float]] = ()
+    emotives: Emotives = field(default_factory=dict)
+    metadata: Metadata = field(default_factory=dict)
+    unique_id: str | None = None
+
+
+def validated(observation: Observation, *, limits: Limits = LIMITS, prefix: str = "") -> Observation:
+    """Return the observation as the domain keeps it: tuples, numbers as floats, copies of dicts and lists, no -0.0.
+
+    The fields may hold anything that JSON decodes to; their types are checked here.
+
+    Args:
+        prefix: what field names in errors begin with, such as "observations.3.".
+    Raises: ValidationFailed, with the first 20 errors.
+    """
+    check = _Check(limits)
+    valid = Observation(
+        strings=check.strings(f"{prefix}strings", observation.strings),
+        vectors=check.vectors(f"{prefix}vectors", observation.vectors),
+        emotives=check.emotives(f"{prefix}emotives", observation.emotives),
+        metadata=check.metadata(f"{prefix}metadata", observation.metadata),
+        unique_id=check.unique_id(f"{prefix}unique_id", observation.unique_id),
+    )
+    if check.errors:
+        raise ValidationFailed(check.errors[:_ERRORS_MAX])
+    return valid
+
+
+class _Check:
+    """Collects errors; each method returns the clean value, or an empty one after an error."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.errors: list[tuple[str, str]] = []
+        self._limits = limits
+
+    def strings(self, name: str, value: object) -> tuple[str, ...]:
+        items = self._list(name, value)
+        if len(items) > self._limits.symbols_per_event_max:
+            self._reject(name, f"has {len(items)} symbols, more than {self._limits.symbols_per_event_max}")
+            return ()
+        return tuple(self._symbol(f"{name}.{i}", item) for i, item in enumerate(items))
+
+    def vectors(self, name: str, value: object) -> tuple[tuple[float, ...], ...]:
+        vectors = tuple(self._vector(f"{name}.{i}", item) for i, item in enumerate(self._list(name, value)))
+        if len({len(vector) for vector in vectors}) > 1:
+            self._reject(name, "must all have the same length")
+        return vectors
+
+    def emotives(self, name: str, value: object) -> dict[str, float]:
+        return {key: self._number(f"{name}.{key}", item) for key, item in self._keyed(name, value).items()}
+
+    def metadata(self, name: str, value: object) -> dict[str, Json]:
+        return {key: self._json(f"{name}.{key}", item, depth=2) for key, item in self._keyed(name, value).items()}
+
+    def unique_id(self, name: str, value: object) -> str | None:
+        return None if value is None else self._text(name, value)
+
+    def _reject(self, name: str, message: str) -> None:
+        self.errors.append((name.encode("utf-8", "backslashreplace").decode(), message))
+
+    def _list(self, name: str, value: object) -> Sequence[object]:
+        if isinstance(value, list | tuple):
+            return value
+        self._reject(name, "must be a list")
+        return ()
+
+    def _text(self, name: str, value: object) -> str:
+        if not isinstance(value, str):
+            self._reject(name, "must be a string")
+            return ""
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            self._reject(name, "must not contain lone surrogates")
+            return ""
+        return value
+
+    def _symbol(self, name: str, value: object) -> str:
+        symbol = self._text(name, value)
+        if (size := text_bytes(symbol)) > self._limits.symbol_bytes_max:
+            self._reject(name, f"has {size} bytes, more than {self._limits.symbol_bytes_max}")
+        return symbol
+
+    def _number(self, name: str, value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            self._reject(name, "must be a number")
+            return 0.0
+        if not -NUMBER_MAX <= value <= NUMBER_MAX:  # also true of NaN
+            self._reject(name, "must be a finite number within ±1e100")
+            return 0.0
+        return float(value) + 0.0  # -0.0 becomes 0.0
+
+    def _vector(self, name: str, value: object) -> tuple[float, ...]:
+        items = self._list(name, value)
+        if not 1 <= len(items) <= self._limits.vector_length_max:
+            self._reject(name, f"must have 1 to {self._limits.vector_length_max} values")
+            return ()
+        return tuple(self._number(f"{name}.{i}", item) for i, item in enumerate(items))
+
+    def _keyed(self, name: str, value: object) -> Mapping[str, object]:
+        """Return the object whose keys are storable at top level."""
+        if not isinstance(value, Mapping):
+            self._reject(name, "must be an object")
+            return {}
+        for key in value:
+            text = self._text(f"{name}.{key}", key)
+            if not text or text.startswith("$") or "." in text or "\0" in text:
+                self._reject(f"{name}.{key}", "a key must not be empty, start with $, or contain . or NUL")
+        return value
+
+    def _json(self, name: str, value: object, *, depth: int) -> Json:
+        """Return a deep copy of any JSON value, whose own items would be at that depth."""
+        if isinstance(value, Mapping | list | tuple):
+            return self._nested(name, value, depth)
+        if value is None or isinstance(value, bool):
+            return value
+        if isinstance(value, int):
+            if value not in _INT64:
+                self._reject(name, "must be an integer of at most 64 bits")
+            return value
+        return self._number(name, value) if isinstance(value, float) else self._text(name, value)
+
+    def _nested(self, name: str, value: Mapping[str, object] | Sequence[object], depth: int) -> Json:
+        if depth > self._limits.metadata_depth_max:
+            self._reject(name, f"is nested deeper than {self._limits.metadata_depth_max}")
+            return None
+        if isinstance(value, Mapping):
+            return {self._text(name, key): self._json(name, item, depth=depth + 1) for key, item in value.items()}
+        return [self._json(name, item, depth=depth + 1) for item in value]

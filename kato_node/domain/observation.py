@@ -93,7 +93,9 @@ class _Check:
         if not isinstance(value, str):
             self._reject(name, "must be a string")
             return ""
-        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
             self._reject(name, "must not contain lone surrogates")
             return ""
         return value

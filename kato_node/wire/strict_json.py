@@ -12,7 +12,7 @@ from kato_node.wire.errors import InvalidRequest, MalformedJson
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
-DEPTH_MAX = 100
+DEPTH_MAX = 128
 _TOO_DEEP = [("body", f"nested deeper than {DEPTH_MAX} levels")]
 # What only a look at the values can decide: floats that overflow. A run of digits or an exponent is their only source.
 _HUGE_NUMBER = re.compile(rb"[eE]\+?\d{3}|\d{300}")

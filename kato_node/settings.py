@@ -1,0 +1,164 @@
+"""The node's settings, and the only reader of its environment (api.md, section 6).
+
+A bad value, or an unknown name that begins with KATO_, is one line that names it. Empty is unset.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kato_node.domain import config
+from kato_node.domain.config import Config
+from kato_node.domain.errors import ValidationFailed
+from kato_node.domain.limits import LIMITS, Limits
+from kato_node.wire.control import ID_PATTERN
+from kato_node.wire.logs import LEVELS
+
+_MIB = 1024 * 1024
+_KATO_NAMES = frozenset({"KATO_HOME"})
+
+
+class SettingsError(Exception):
+    """The environment does not describe a node; the text is one line that names the setting."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a node is started with.
+
+    Attributes:
+        processor_id: of a static node; None for a node of the pool, which is bound later.
+        processor_name: the name for people; the processor's id unless PROCESSOR_NAME says otherwise.
+        node_id: NODE_ID, or a fresh one.
+        home: where the embedded store keeps its files; unused with `mongo_url`.
+        idle_timeout_s: of a static node; 0 is never. A pool node is told at its bind.
+        deployment_secret: proves a control call; None: there are no control routes.
+        defaults: the configuration of a session that sets nothing itself.
+        body_bytes_max, ws_message_bytes_max, limits: api.md, section 5.
+    """
+
+    processor_id: str | None = None
+    processor_name: str | None = None
+    node_id: str = field(default_factory=lambda: secrets.token_hex(6))
+    mongo_url: str | None = None
+    mongo_database: str = "kato"
+    home: Path = Path(".kato")
+    host: str = "127.0.0.1"
+    port: int = 8000
+    log_level: str = "INFO"
+    idle_timeout_s: float = 0.0
+    deployment_secret: str | None = None
+    defaults: Config = config.DEFAULT
+    limits: Limits = LIMITS
+    body_bytes_max: int = 16 * _MIB
+    ws_message_bytes_max: int = _MIB
+
+
+def from_environment(environment: Mapping[str, str], *, pool: bool = False) -> Settings:
+    """Return the settings that the environment asks for.
+
+    Args:
+        pool: start unbound, whatever NODE_POOL says.
+    Raises: SettingsError, with one line.
+    """
+    given = {name: value for name, value in environment.items() if value}
+    unknown = sorted(name for name in given if name.startswith("KATO_") and name not in _KATO_NAMES)
+    if unknown:
+        raise SettingsError(f"{unknown[0]}: there is no such setting; known is {', '.join(sorted(_KATO_NAMES))}")
+    try:
+        defaults = config.from_environment(given)
+    except ValidationFailed as error:
+        name, message = error.errors[0]
+        raise SettingsError(f"{name}: {message}") from error
+    read = _Reader(given)
+    processor_id = read.processor_id(pool=pool)
+    return Settings(
+        processor_id=processor_id,
+        processor_name=given.get("PROCESSOR_NAME", processor_id),
+        node_id=read.matching("NODE_ID", ID_PATTERN, default=secrets.token_hex(6)),
+        mongo_url=read.mongo_url(),
+        mongo_database=read.matching("MONGO_DATABASE", r"^[A-Za-z0-9_-]{1,63}$", default="kato"),
+        home=Path(given.get("KATO_HOME", ".kato")),
+        host=given.get("HOST", "127.0.0.1"),
+        port=read.port(),
+        log_level=read.log_level(),
+        idle_timeout_s=read.seconds("IDLE_TIMEOUT_S"),
+        deployment_secret=read.secret("DEPLOYMENT_SECRET_FILE"),
+        defaults=defaults,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Reads single settings; each method raises SettingsError for a bad value."""
+
+    given: Mapping[str, str]
+
+    def processor_id(self, *, pool: bool) -> str | None:
+        in_pool = self.flag("NODE_POOL") or pool
+        if in_pool and "PROCESSOR_ID" in self.given:
+            raise SettingsError("PROCESSOR_ID: a node of the pool is bound later; leave it out")
+        if not in_pool and "PROCESSOR_ID" not in self.given:
+            raise SettingsError("PROCESSOR_ID: required, unless the node is started with --pool")
+        return None if in_pool else self.matching("PROCESSOR_ID", ID_PATTERN, default="")
+
+    def flag(self, name: str) -> bool:
+        text = self.given.get(name, "0")
+        if text not in {"0", "1"}:
+            raise SettingsError(f"{name}: must be 0 or 1, not {text!r}")
+        return text == "1"
+
+    def matching(self, name: str, pattern: str, *, default: str) -> str:
+        text = self.given.get(name, default)
+        if not re.search(pattern, text) or text.endswith("\n"):
+            raise SettingsError(f"{name}: must match {pattern}, not {text!r}")
+        return text
+
+    def mongo_url(self) -> str | None:
+        url = self.given.get("MONGO_URL")
+        if url is not None and not url.startswith(("mongodb://", "mongodb+srv://")):
+            raise SettingsError("MONGO_URL: must begin with mongodb:// or mongodb+srv://")
+        return url
+
+    def port(self) -> int:
+        text = self.given.get("PORT", "8000")
+        if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65_535:
+            raise SettingsError(f"PORT: must be a port number, 0 to 65535, not {text!r}")
+        return int(text)
+
+    def log_level(self) -> str:
+        level = self.given.get("LOG_LEVEL", "INFO").upper()
+        if level not in LEVELS:
+            raise SettingsError(f"LOG_LEVEL: must be one of {', '.join(LEVELS)}, not {level!r}")
+        return level
+
+    def seconds(self, name: str) -> float:
+        text = self.given.get(name, "0")
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds < math.inf:
+            raise SettingsError(f"{name}: must be a number of seconds, 0 or more, not {text!r}")
+        return seconds
+
+    def secret(self, name: str) -> str | None:
+        path = self.given.get(name)
+        if path is None:
+            return None
+        try:
+            secret = Path(path).read_text("ascii").strip()
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{name}: cannot read {path}: {_reason(error)}") from error
+        if not secret:
+            raise SettingsError(f"{name}: {path} is empty")
+        return secret
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return error.strerror or "an error" if isinstance(error, OSError) else "it is not ASCII text"

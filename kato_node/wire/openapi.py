@@ -1,0 +1,121 @@
+"""OpenAPI of the operations, from their table and the models: the node's own, and what the gateway forwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from pydantic.json_schema import models_json_schema
+
+from kato_node.wire import schemas
+from kato_node.wire.operations import OPERATIONS, Operation
+
+Schema = dict[str, object]
+_REF = "#/components/schemas/{model}"
+
+SESSION_PARAMETER: Schema = {
+    "name": "X-Session-ID",
+    "in": "header",
+    "required": False,
+    "description": "The session that is meant; echoed. Without it: the processor's own session, or `default`.",
+    "schema": {"type": "string"},
+}
+RETRY_PARAMETER: Schema = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "The same key again gives the first reply and applies nothing.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+}
+WEBSOCKET = """
+**WS /ws** `{type, payload?, id?}` -> `{type, data, id?}`; `?session_id=` (or `X-Session-ID`) selects the session.
+observe -> observation_result · observe_sequence -> sequence_result · get_stm -> stm · get_predictions -> predictions ·
+learn -> learn_result · clear_stm, clear_all -> status · ping -> pong · subscribe -> event, then one event for each
+pattern that the session learns. A payload is the body of the same operation, and get_predictions takes `unique_id`.
+The `id` (a string or an integer) is echoed; on a mutating message it is the Idempotency-Key. Messages of one socket
+are answered in order. An error is `{type: "error", data: {code, message, details}, id?}`, and the socket stays open.
+"""
+
+
+def paths(
+    operations: Iterable[Operation] = OPERATIONS,
+    *,
+    prefix: str = "",
+    parameters: Sequence[Schema] = (SESSION_PARAMETER,),
+    tag: str = "processor",
+) -> dict[str, Schema]:
+    """Return the path items of the operations, aliases included.
+
+    Args:
+        prefix: what every path begins with, such as "/sessions/{session_id}".
+        parameters: what says which session is meant.
+    """
+    items: dict[str, Schema] = {}
+    for operation in operations:
+        for path in operation.paths:
+            item = items.setdefault(prefix + path, {})
+            for method in operation.methods:
+                item[method.lower()] = _described(operation, prefix + path, method, parameters, tag)
+    return items
+
+
+def components(operations: Iterable[Operation] = OPERATIONS) -> dict[str, Schema]:
+    """Return the schemas that `paths` refers to, by name."""
+    chosen = list(operations)
+    requests = [operation.request for operation in chosen if operation.request is not None]
+    replies = [operation.reply for operation in chosen]
+    models: list[type[schemas.Request | schemas.Reply]] = [*requests, *replies, schemas.Error]
+    wanted = [(model, "validation" if issubclass(model, schemas.Request) else "serialization") for model in models]
+    _, definitions = models_json_schema(dict.fromkeys(wanted), ref_template=_REF)  # type: ignore[arg-type]
+    found: dict[str, Schema] = definitions["$defs"]
+    return found
+
+
+def document(*, title: str, version: str, description: str) -> Schema:
+    """Return a whole document of the operations alone."""
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": version, "description": description + WEBSOCKET},
+        "paths": paths(),
+        "components": {"schemas": components()},
+    }
+
+
+def _described(operation: Operation, path: str, method: str, parameters: Sequence[Schema], tag: str) -> Schema:
+    alias = not path.endswith(operation.paths[0])
+    described: Schema = {
+        "tags": [tag],
+        "summary": operation.summary,
+        "operationId": f"{method.lower()}{path}".replace("{", "").replace("}", "").replace("/", "_").replace("-", "_"),
+        "parameters": [
+            *(parameters if operation.by_session else ()),
+            *([RETRY_PARAMETER] if operation.mutating else ()),
+            *(_parameter(name, path, *said) for name, said in (operation.parameters or {}).items()),
+        ],
+        "responses": {
+            "200": {"description": "Done", "content": _json(operation.reply)},
+            "default": {"description": "Any error", "content": _json(schemas.Error)},
+        },
+    }
+    if alias:
+        described |= {"deprecated": True, "description": f"The same as {operation.paths[0]}."}
+    if operation.request is not None:
+        body = _json(operation.request, operation.example)
+        described["requestBody"] = {"required": True, "content": body}
+    return described
+
+
+def _json(model: type[schemas.Request | schemas.Reply], example: Mapping[str, object] | None = None) -> Schema:
+    content: Schema = {"schema": {"$ref": _REF.format(model=model.__name__)}}
+    return {"application/json": content if example is None else {**content, "example": example}}
+
+
+def _parameter(name: str, path: str, description: str, example: str | None) -> Schema:
+    in_path = f"{{{name}}}" in path
+    shown: Schema = {
+        "name": name,
+        "in": "path" if in_path else "query",
+        "required": in_path,
+        "description": description,
+        "schema": {"type": "string"},
+    }
+    return shown if example is None else {**shown, "example": example}

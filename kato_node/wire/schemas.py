@@ -1,0 +1,308 @@
+"""What the operations of one processor take and answer (api.md, section 1; processor.md, sections 2, 6 and 8).
+
+These models are the published contract: OpenAPI is generated from them, and tests hold every reply to them. Requests
+are checked by the domain, whose errors name the field; replies are sent as the services make them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+ConfigValue = bool | int | float | str | None
+Events = list[list[str]]
+
+
+class Request(BaseModel):
+    """A body; an unknown field is a VALIDATION_ERROR that names it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
+
+
+class Reply(BaseModel):
+    """A reply's body."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
+
+
+class Read(Reply):
+    """The answer to a reading call."""
+
+    degraded: bool = Field(
+        default=False, description="true: the store is out of reach, and the answer is as of the last time it was not"
+    )
+
+
+class Observation(Request):
+    """The symbols, vectors, emotives and metadata of one moment; every field may be left out."""
+
+    strings: list[str] = Field(default=[], description="symbols; sorted by code point unless `sort_symbols` is false")
+    vectors: list[list[float]] = Field(default=[], description="all of one length; added element by element")
+    emotives: dict[str, float] = {}
+    metadata: dict[str, JsonValue] = {}
+    unique_id: str | None = Field(default=None, description="names this moment for /predictions; generated if null")
+
+
+class Sequence(Request):
+    """Observations that are applied all or none."""
+
+    observations: list[Observation]
+    learn_after_each: bool = False
+    learn_at_end: bool = Field(default=False, description="learn what the STM holds after the last one")
+    clear_stm_between: bool = Field(default=False, description="clear the STM before each but the first")
+
+
+class GenesUpdate(Request):
+    """Configuration values to change, whole or not at all."""
+
+    genes: dict[str, ConfigValue]
+
+
+class ObservationResult(Reply):
+    """What one observation did; `auto_learned_pattern` is null unless auto-learn triggered, "" if it was too short."""
+
+    status: Literal["okay"]
+    processor_id: str
+    session_id: str
+    auto_learned_pattern: str | None
+    time: int
+    stm_length: int
+    unique_id: str
+
+
+class SequenceItem(Reply):
+    """What the observation at `sequence_position` did."""
+
+    status: Literal["okay"]
+    sequence_position: int
+    stm_length: int
+    time: int
+    unique_id: str
+    auto_learned_pattern: str | None
+
+
+class SequenceResult(Reply):
+    """What a sequence did; `auto_learned_patterns` has every name that was learned on the way."""
+
+    status: Literal["completed"]
+    processor_id: str
+    session_id: str
+    observations_processed: int
+    initial_stm_length: int
+    final_stm_length: int
+    results: list[SequenceItem]
+    auto_learned_patterns: list[str]
+    final_learned_pattern: str | None
+    isolated: bool
+
+
+class Stm(Read):
+    """The short-term memory, oldest event first."""
+
+    stm: Events
+    length: int
+    processor_id: str
+    session_id: str
+
+
+class LearnResult(Reply):
+    """The learned pattern's name; "" if the STM had fewer than 2 symbols."""
+
+    pattern_name: str
+    processor_id: str
+    session_id: str
+    message: str
+
+
+class Cleared(Reply):
+    """The acknowledgement of a clear."""
+
+    status: Literal["okay"]
+    message: Literal["stm-cleared", "all-cleared"]
+    processor_id: str
+    session_id: str
+
+
+class Prediction(Reply):
+    """One pattern that the STM resembles, and how; processor.md, section 6, has the formulas."""
+
+    type: Literal["prototypical"]
+    name: str
+    frequency: int
+    emotives: dict[str, float]
+    metadata: dict[str, list[str]]
+    matches: list[str]
+    past: Events
+    present: Events
+    future: Events
+    missing: Events
+    extras: Events
+    similarity: float
+    evidence: float
+    confidence: float
+    snr: float
+    fragmentation: float
+    potential: float
+    itfdf_similarity: float
+    entropy: float
+    normalized_entropy: float
+    global_normalized_entropy: float
+    confluence: float
+    tfidf_score: float
+    pattern_probability: float
+    bayesian_prior: float
+    bayesian_likelihood: float
+    bayesian_posterior: float
+    weighted_strength: float
+    predictive_information: float
+    sequence: Events
+
+
+class FuturePotential(Reply):
+    """One future that predictions agree on, and its share."""
+
+    future: Events
+    aggregate_potential: float
+    supporting_patterns: int
+    total_weighted_frequency: float
+
+
+class Predictions(Read):
+    """Predictions in rank order, and what they expect together."""
+
+    predictions: list[Prediction]
+    future_potentials: list[FuturePotential]
+    count: int
+    processor_id: str
+    session_id: str
+
+
+class Status(Read):
+    """The processor, and the session's place in time."""
+
+    status: Literal["okay"]
+    processor_id: str
+    processor_name: str
+    uptime: float = Field(description="seconds")
+    stm_length: int
+    time: int
+    patterns: int
+    sessions: int
+    epoch: int
+    version: str
+
+
+class Pattern(Reply):
+    """A learned pattern; `emotives` is its window, oldest first."""
+
+    name: str
+    pattern_data: Events
+    length: int
+    frequency: int
+    emotives: list[dict[str, float]]
+    metadata: dict[str, list[str]]
+
+
+class PatternReply(Read):
+    """One pattern."""
+
+    pattern: Pattern
+    processor_id: str
+
+
+class GenesUpdated(Reply):
+    """The session's configuration after an update."""
+
+    status: Literal["okay"]
+    message: Literal["genes-updated"]
+    genes: dict[str, ConfigValue]
+    processor_id: str
+    session_id: str
+
+
+class Gene(Read):
+    """One value of the session's configuration."""
+
+    gene_name: str
+    gene_value: ConfigValue
+    processor_id: str
+    session_id: str
+
+
+class Genes(Read):
+    """The session's effective configuration."""
+
+    genes: dict[str, ConfigValue]
+    processor_id: str
+    session_id: str
+
+
+class Percept(Reply):
+    """The latest observation as it was perceived."""
+
+    strings: list[str]
+    vectors: list[list[float]]
+    emotives: dict[str, float]
+    metadata: dict[str, JsonValue]
+    path: list[str]
+
+
+class NoPercept(Reply):
+    """Before the first observation, and after a clear."""
+
+
+class PerceptData(Read):
+    """The session's percept."""
+
+    percept_data: Percept | NoPercept
+    processor_id: str
+    session_id: str
+
+
+class Cognition(Reply):
+    """What the processor makes of the session's STM."""
+
+    predictions: list[Prediction]
+    emotives: dict[str, float]
+    symbols: list[str]
+    command: str
+    metadata: dict[str, JsonValue]
+    path: list[str]
+    strings: list[str]
+    vectors: list[list[float]]
+    short_term_memory: Events
+    time: int
+
+
+class CognitionData(Read):
+    """The session's cognition."""
+
+    cognition_data: Cognition
+    processor_id: str
+    session_id: str
+
+
+class Health(Reply):
+    """A node that answers is healthy; a node of the pool has no processor yet."""
+
+    status: Literal["healthy"]
+    processor_id: str | None
+    uptime: float = Field(description="seconds")
+    stm_length: int
+    memory_usage: int = Field(description="resident bytes")
+
+
+class ErrorInfo(Reply):
+    """What happened and what to do; `code` is stable."""
+
+    code: str
+    message: str
+    details: dict[str, JsonValue]
+
+
+class Error(Reply):
+    """Every error, from every route."""
+
+    error: ErrorInfo
+    status: int

@@ -196,7 +196,8 @@ def bach(client: httpx.Client, tested: int) -> None:
     config = {"max_pattern_length": PHRASE, "stm_mode": "ROLLING"}
     teacher = Session(client, user_id="demo", node_id="chorales", config=config)
     rate = learn(teacher, works[:LEARNED_WORKS])
-    print(f"   {rate:,.0f} durable observations per second; {teacher.call('GET', 'status')['patterns']:,} phrases learned\n")
+    phrases = teacher.call("GET", "status")["patterns"]
+    print(f"   {rate:,.0f} durable observations per second; {phrases:,} phrases learned\n")
     # Another session on the same processor: it shares what was learned, and nothing else.
     listener = Session(client, user_id="demo", node_id="chorales", config={"max_predictions": 10_000})
     unheard = works[LEARNED_WORKS : LEARNED_WORKS + tested]

@@ -20,6 +20,7 @@ from kato_node.wire.control import ID_PATTERN
 from kato_node.wire.logs import LEVELS
 
 _MIB = 1024 * 1024
+DEFAULT_HOME = "~/.kato"
 _KATO_NAMES = frozenset({"KATO_HOME"})
 
 
@@ -47,7 +48,7 @@ class Settings:
     node_id: str = field(default_factory=lambda: secrets.token_hex(6))
     mongo_url: str | None = None
     mongo_database: str = "kato"
-    home: Path = Path(".kato")
+    home: Path = field(default_factory=lambda: _home(DEFAULT_HOME))
     host: str = "127.0.0.1"
     port: int = 8000
     log_level: str = "INFO"
@@ -83,7 +84,7 @@ def from_environment(environment: Mapping[str, str], *, pool: bool = False) -> S
         node_id=read.matching("NODE_ID", ID_PATTERN, default=secrets.token_hex(6)),
         mongo_url=read.mongo_url(),
         mongo_database=read.matching("MONGO_DATABASE", r"^[A-Za-z0-9_-]{1,63}$", default="kato"),
-        home=Path(given.get("KATO_HOME", ".kato")),
+        home=read.home(),
         host=given.get("HOST", "127.0.0.1"),
         port=read.port(),
         log_level=read.log_level(),
@@ -119,6 +120,13 @@ class _Reader:
             raise SettingsError(f"{name}: must match {pattern}, not {text!r}")
         return text
 
+    def home(self) -> Path:
+        text = self.given.get("KATO_HOME", DEFAULT_HOME)
+        try:
+            return _home(text)
+        except RuntimeError as error:
+            raise SettingsError(f"KATO_HOME: {text!r} names no folder of a known user") from error
+
     def mongo_url(self) -> str | None:
         url = self.given.get("MONGO_URL")
         if url is not None and not url.startswith(("mongodb://", "mongodb+srv://")):
@@ -139,11 +147,8 @@ class _Reader:
 
     def seconds(self, name: str) -> float:
         text = self.given.get(name, "0")
-        try:
-            seconds = float(text)
-        except ValueError:
-            seconds = math.nan
-        if not 0 <= seconds < math.inf:
+        seconds = float(text) if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{1,12})?", text) else math.nan
+        if math.isnan(seconds):
             raise SettingsError(f"{name}: must be a number of seconds, 0 or more, not {text!r}")
         return seconds
 
@@ -158,6 +163,10 @@ class _Reader:
         if not secret:
             raise SettingsError(f"{name}: {path} is empty")
         return secret
+
+
+def _home(text: str) -> Path:
+    return Path(text).expanduser().absolute()
 
 
 def _reason(error: OSError | ValueError) -> str:

@@ -98,6 +98,15 @@ class MalformedJson(WireError):
     code = "MALFORMED_JSON"
 
 
+class BodyStalled(WireError):
+    """The rest of the body does not come."""
+
+    code = "MALFORMED_JSON"
+
+    def __init__(self, silence_max_s: float) -> None:
+        super().__init__(f"The body is not complete, and nothing more of it came for {silence_max_s:g} seconds.")
+
+
 class BodyTooLarge(WireError):
     """The body exceeds the limit."""
 

@@ -10,16 +10,18 @@ The one module of `wire` that knows FastAPI. Usage, in this order (a later middl
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -28,9 +30,10 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kato_node.wire import headers, logs, strict_json
-from kato_node.wire.errors import BodyTooLarge, ErrorReply, InvalidRequest, WireError, pydantic_errors
+from kato_node.wire.errors import BodyStalled, BodyTooLarge, ErrorReply, InvalidRequest, WireError, pydantic_errors
 
 Translate = Callable[[Exception], ErrorReply | None]
+Model = TypeVar("Model", bound=BaseModel)
 _log = logging.getLogger(__name__)
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _NOT_FOUND = ErrorReply(code="NOT_FOUND", message="There is no such route; /docs lists them all.")
@@ -89,6 +92,25 @@ def wire_reply(error: WireError) -> ErrorReply:
     return ErrorReply(code=error.code, message=error.message, details=error.details)
 
 
+def explain(error: Exception, translate: Translate) -> ErrorReply:
+    """Return what a caller is told of any exception: one that nobody translates is logged, and is INTERNAL_ERROR."""
+    told = wire_reply(error) if isinstance(error, WireError) else translate(error)
+    if told is not None:
+        return told
+    _log.error("request failed", exc_info=error)
+    message = "Something went wrong on our side; the log has it under this request id."
+    request_id = logs.context.get().get("request_id")
+    return ErrorReply(code="INTERNAL_ERROR", message=message, details={"request_id": request_id})
+
+
+def parsed(model: type[Model], raw: bytes) -> Model:
+    """Return a body as its pydantic model. Raises: MalformedJson, InvalidRequest."""
+    try:
+        return model.model_validate(strict_json.loads(raw))
+    except ValidationError as error:
+        raise InvalidRequest(pydantic_errors(error.errors(include_url=False, include_input=False))) from error
+
+
 def _methods(request: Request) -> set[str]:
     """Return the methods of all routes of this path: one route alone knows only its own."""
     fitting = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
@@ -123,12 +145,18 @@ class _StrictRequest(Request):
 
 
 class BodyLimit:
-    """Refuses a body of more than `max_bytes` (BODY_TOO_LARGE), by its Content-Length before reading any of it."""
+    """Refuses a body of more than `max_bytes` (BODY_TOO_LARGE), by its Content-Length before reading any of it.
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, exempt: Collection[str] = ()) -> None:
+    A body of which nothing arrives for `silence_max_s` is given up: whoever waits for it waits for nobody.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, max_bytes: int, exempt: Collection[str] = (), silence_max_s: float = 30.0
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
         self._exempt = frozenset(exempt)
+        self._silence_max_s = silence_max_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -139,11 +167,19 @@ class BodyLimit:
         if declared.isdecimal() and int(declared) > self._max_bytes:
             raise BodyTooLarge(self._max_bytes)
         received = 0
+        complete = False
 
         async def limited() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, complete
+            if complete:  # all that may still come is the caller's leaving
+                return await receive()
+            try:
+                async with asyncio.timeout(self._silence_max_s):
+                    message = await receive()
+            except TimeoutError as error:
+                raise BodyStalled(self._silence_max_s) from error
             received += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
             if received > self._max_bytes:
                 raise BodyTooLarge(self._max_bytes)
             return message
@@ -186,17 +222,10 @@ class Edge:
         except ClientDisconnect:
             reply.status = reply.status or 499  # nobody is left to be told
         except Exception as error:
+            told = explain(error, self._translate)
             if reply.status:  # half sent: only breaking the connection tells the caller
                 raise
-            await error_response(self._told(error, reply.request_id))(scope, receive, reply.send)
-
-    def _told(self, error: Exception, request_id: str) -> ErrorReply:
-        told = wire_reply(error) if isinstance(error, WireError) else self._translate(error)
-        if told is not None:
-            return told
-        _log.error("request failed", exc_info=error)
-        message = "Something went wrong on our side; the log has it under this request id."
-        return ErrorReply(code="INTERNAL_ERROR", message=message, details={"request_id": request_id})
+            await error_response(told)(scope, receive, reply.send)
 
     def _log_request(self, reply: _Reply, scope: Scope) -> None:
         level = logging.DEBUG if scope["path"] in self._quiet_paths and (reply.status or 500) < 500 else logging.INFO

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from kato_node.domain.learn import Pattern
 from kato_node.domain.matching import Run
 from kato_node.domain.shape import Shape
-from kato_node.domain.state import Event, Stm, flattened
+from kato_node.domain.state import Event, Stm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +58,15 @@ class Candidate:
     def missing(self) -> tuple[Event, ...]:
         """For each present event, its symbols that are not among the matches."""
         matches = frozenset(self.matches)
-        return tuple(tuple(symbol for symbol in event if symbol not in matches) for event in self.present)
+        return tuple(_without(event, matches) for event in self.present)
 
     def extras(self, stm: Stm) -> tuple[Event, ...]:
         """Return, for each STM event, its symbols that occur nowhere in the present."""
-        return tuple(tuple(symbol for symbol in event if symbol not in self.counts) for event in stm)
+        return tuple(_without(event, self.counts) for event in stm)
+
+
+def _without(event: Event, symbols: Container[str]) -> Event:
+    return tuple([symbol for symbol in event if symbol not in symbols])
 
 
 def candidate(pattern: Pattern, shape: Shape, stm_symbols: Sequence[str], runs: Sequence[Run]) -> Candidate:
@@ -73,17 +77,19 @@ def candidate(pattern: Pattern, shape: Shape, stm_symbols: Sequence[str], runs: 
     if runs:
         first = bisect_right(ends, runs[0].i)
         last = bisect_right(ends, runs[-1].i + runs[-1].length - 1) + 1
+    present = shape.symbols[ends[first - 1] if first else 0 : ends[last - 1]]
+    length = len(shape.symbols)
     return Candidate(
         pattern=pattern,
-        length=shape.length,
+        length=length,
         stm_length=len(stm_symbols),
         matches=matches,
         run_count=len(runs),
-        similarity=similarity(len(matches), shape.length, len(stm_symbols)),
+        similarity=similarity(len(matches), length, len(stm_symbols)),
         first=first,
         last=last,
-        present_length=ends[last - 1] - (ends[first - 1] if first else 0),
-        counts=Counter(flattened(pattern.events[first:last])),
+        present_length=len(present),
+        counts=Counter(present),
     )
 
 

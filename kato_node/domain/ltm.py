@@ -196,7 +196,7 @@ class Ltm:
         self._slots[pattern.name] = slot
         self._patterns.append(pattern)
         self._shapes.append(shape)
-        for symbol in shape.symbols:
+        for symbol in set(shape.symbols):
             self._postings.setdefault(symbol, []).append(slot)
 
     def _delete(self, names: Iterable[str]) -> None:
@@ -210,7 +210,7 @@ class Ltm:
             assert pattern is not None, "a slot in use has a pattern"
             self._patterns[slot] = None
             self._frequency_sum -= pattern.frequency
-            for symbol in self._shapes[slot].symbols:
+            for symbol in set(self._shapes[slot].symbols):
                 if rest := [other for other in self._postings[symbol] if other != slot]:
                     self._postings[symbol] = rest
                 else:

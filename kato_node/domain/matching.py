@@ -1,21 +1,25 @@
 """Ratcliff/Obershelp on whole symbols: the runs that a pattern and an STM have in common (processor.md, section 6).
 
-Exactly `difflib.SequenceMatcher(None, pattern, stm, autojunk=False)`, in bits: each STM position has an integer whose
-bit i says that the pattern has the same symbol at position i. The positions where a run of 2k begins are those where a
-run of k begins and another follows it, so a few shifts and ands find the runs of 1, 2, 4, 8, …; any other length is a
-sum of those.
+Exactly `difflib.SequenceMatcher(None, pattern, stm, autojunk=False)`, with one integer for a comparison, its grid: bit
+i·width + j says that pattern[i] is stm[j]. The grid is at least one column wider than the STM, and what is beyond the
+STM stays 0, so that a shift by width + 1 brings to each match the one that follows it in both, and nothing else:
+
+- runs of two begin at grid & grid >> (width + 1), runs of four at two & two >> 2·(width + 1), and so on;
+- of equals, the run at the lowest bit comes first in the pattern, then in the STM;
+- what lies left of a run in both is the grid's lower rows and columns, what lies right of it the upper ones.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from difflib import SequenceMatcher
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
-BITS_MAX = 1 << 28  # of all STM positions together: 32 MiB. Beyond, difflib needs less memory, if more time.
-
-Masks: TypeAlias = Mapping[str, int]
+# A grid costs time for every bit, difflib for every symbol and match, some 200 times as much: where matches are few and
+# the grid is large, difflib is faster. It also needs less memory, where a grid would take more than 32 MiB.
+_SPARSE = 200
+_GRID_BITS_MAX = 1 << 28
 
 
 class Run(NamedTuple):
@@ -26,135 +30,93 @@ class Run(NamedTuple):
     length: int
 
 
-class _Box(NamedTuple):
-    """A part of the comparison: pattern positions i_low..i_high-1 by STM positions j_low..j_high-1."""
+class Matcher:
+    """Compares one STM with any number of patterns."""
 
-    i_low: int
-    i_high: int
-    j_low: int
-    j_high: int
+    def __init__(self, stm: Sequence[str]) -> None:
+        self._stm = stm
+        self._rows = _Rows(stm)
 
+    def runs(self, pattern: Sequence[str]) -> list[Run]:
+        """Return the common runs in order: the longest, ties to the smallest position in the pattern, then in the STM;
+        and so on to its left and right.
 
-class _Level:
-    """Where runs of one length begin: STM positions in order, and for each the pattern positions as bits."""
+        Cost: per depth of the recursion a few operations on integers of len(pattern) · len(stm) bits.
+        """
+        if self._is_sparse(pattern):
+            blocks = SequenceMatcher(None, pattern, self._stm, autojunk=False).get_matching_blocks()
+            return [Run(*block) for block in blocks if block.size]
+        grid = int.from_bytes(b"".join(map(self._rows.__getitem__, pattern)), "little")
+        return _runs(grid, len(pattern), self._rows.width_bytes)
 
-    __slots__ = ("positions", "starts")
-
-    def __init__(self, starts: dict[int, int]) -> None:
-        self.starts = starts
-        self.positions = list(starts)
-
-    def within(self, box: _Box, length: int) -> dict[int, int]:
-        """Return those of the runs that lie in the box."""
-        low = bisect_left(self.positions, box.j_low)
-        high = bisect_left(self.positions, box.j_high - length + 1, low)
-        window = _window(box, length)
-        starts = self.starts
-        return {j: bits for j in self.positions[low:high] if (bits := starts[j] & window)}
-
-
-def masks_of(positions: Iterable[tuple[int, str]]) -> dict[str, int]:
-    """Return, for each symbol, its positions as bits."""
-    masks: dict[str, int] = {}
-    for i, symbol in positions:
-        masks[symbol] = masks.get(symbol, 0) | 1 << i
-    return masks
+    def _is_sparse(self, pattern: Sequence[str]) -> bool:
+        """Tell whether difflib is the better way."""
+        bits = len(pattern) * len(self._stm)
+        if bits <= _SPARSE * len(pattern):
+            return False
+        return bits > _GRID_BITS_MAX or bits > _SPARSE * (len(pattern) + self._rows.matches(pattern))
 
 
-def match(pattern: Sequence[str], stm: Sequence[str]) -> list[Run]:
-    """Return the common runs in order: the longest, ties to the smallest position in pattern, then in STM; recursively.
+class _Rows(dict[str, bytes]):
+    """Symbol -> its STM positions as bits, little-endian; made when first asked for."""
 
-    Cost: O(STM positions that match · log of the longest run), each step on integers of len(pattern) bits, per depth
-    of the recursion.
-    """
-    if len(pattern) * len(stm) > BITS_MAX:
-        blocks = SequenceMatcher(None, pattern, stm, autojunk=False).get_matching_blocks()
-        return [Run(*block) for block in blocks if block.size]
-    among = frozenset(stm)
-    masks = masks_of((i, symbol) for i, symbol in enumerate(pattern) if symbol in among)
-    return match_masks(masks, len(pattern), stm)
+    def __init__(self, stm: Sequence[str]) -> None:
+        super().__init__()
+        self.width_bytes = len(stm) // 8 + 1
+        self._empty = bytes(self.width_bytes)
+        self._positions: defaultdict[str, list[int]] = defaultdict(list)
+        for j, symbol in enumerate(stm):
+            self._positions[symbol].append(j)
+
+    def __missing__(self, symbol: str) -> bytes:
+        row = self._empty
+        if symbol in self._positions:
+            bits = bytearray(self.width_bytes)
+            for j in self._positions[symbol]:
+                bits[j >> 3] |= 1 << (j & 7)
+            row = bytes(bits)
+        self[symbol] = row
+        return row
+
+    def matches(self, pattern: Sequence[str]) -> int:
+        """Return how many pairs of equal symbols, one of the pattern and one of the STM, there are."""
+        return sum(len(self._positions[symbol]) for symbol in pattern if symbol in self._positions)
 
 
-def match_masks(masks: Masks, length: int, stm: Sequence[str]) -> list[Run]:
-    """Return the same for a pattern of `length` symbols of which the masks are known."""
-    rows = {j: mask for j, symbol in enumerate(stm) if (mask := masks.get(symbol))}
-    if not rows:
-        return []
-    levels = _levels(rows)
-    found: list[Run] = []
-    boxes = [_Box(0, length, 0, len(stm))]
+def _runs(grid: int, height: int, width_bytes: int) -> list[Run]:
+    """Return the runs of a whole grid."""
+    width = 8 * width_bytes
+    column = int.from_bytes(height * (b"\1" + bytes(width_bytes - 1)), "little")  # the first bit of each row
+    found = []
+    boxes = [(grid, 0, height)]  # parts of the grid yet to be searched, each with its first row and how many it has
     while boxes:
-        box = boxes.pop()
-        size, starts = _longest(levels, box)
-        if size == 1:
-            found += _greedy(starts)
-        elif size:
-            run = _first(starts, size)
-            found.append(run)
-            boxes += (
-                _Box(box.i_low, run.i, box.j_low, run.j),
-                _Box(run.i + size, box.i_high, run.j + size, box.j_high),
-            )
+        box, top, rows = boxes.pop()
+        if not box:
+            continue
+        length, starts = _longest(box, width + 1)
+        i, j = divmod((starts & -starts).bit_length() - 1, width)
+        found.append(Run(top + i, j, length))
+        if length > 1 and i and j:  # where no run is longer than 1, nothing is above the first or left of it
+            ones = column >> (height - i) * width
+            boxes.append((box & (ones << j) - ones, top, i))
+        if rest := rows - i - length:
+            ones = column >> (height - rest) * width
+            after = box >> (rows - rest) * width & (ones << width) - (ones << j + length)
+            boxes.append((after, top + rows - rest, rest))
     return sorted(found)
 
 
-def _levels(rows: dict[int, int]) -> list[_Level]:
-    """Return where runs of 1, 2, 4, 8, … begin, as long as there are any."""
-    levels = [_Level(rows)]
+def _longest(box: int, step: int) -> tuple[int, int]:
+    """Return the length of the longest run in the box, which is not empty, and where runs of that length begin."""
+    powers = [box]
     length = 1
-    while True:
-        shorter = levels[-1].starts
-        starts = {j: bits for j, begin in shorter.items() if (bits := begin & (shorter.get(j + length, 0) >> length))}
-        if not starts:
-            return levels
-        levels.append(_Level(starts))
+    while longer := powers[-1] & powers[-1] >> step * length:
+        powers.append(longer)
         length *= 2
-
-
-def _longest(levels: list[_Level], box: _Box) -> tuple[int, dict[int, int]]:
-    """Return the length of the longest run in the box, and where runs of that length begin; 0 if there is none."""
-    length = 0
-    starts: dict[int, int] = {}
-    reach = min(box.i_high - box.i_low, box.j_high - box.j_low)
-    for power in reversed(range(len(levels))):
-        step = 1 << power
-        if length + step > reach:
-            continue
-        longer = (
-            _extended(starts, length, levels[power].starts, step, box) if length else levels[power].within(box, step)
-        )
-        if longer:
-            length, starts = length + step, longer
+    starts = powers.pop()
+    while powers:
+        following = powers.pop()
+        if longer := starts & following >> step * length:
+            starts = longer
+            length += 1 << len(powers)
     return length, starts
-
-
-def _extended(starts: dict[int, int], length: int, following: dict[int, int], step: int, box: _Box) -> dict[int, int]:
-    """Return where runs of `length` begin that a run of `step` follows, as far as the whole lies in the box."""
-    window = _window(box, length + step)
-    last = box.j_high - length - step
-    return {
-        j: bits
-        for j, begin in starts.items()
-        if j <= last and (bits := begin & window & (following.get(j + length, 0) >> length))
-    }
-
-
-def _window(box: _Box, length: int) -> int:
-    """Return the pattern positions, as bits, where a run of that length can begin in the box."""
-    return (1 << max(box.i_high - length + 1, 0)) - (1 << box.i_low) if box.i_high - length >= box.i_low else 0
-
-
-def _first(starts: dict[int, int], length: int) -> Run:
-    """Return the run that begins first in the pattern, ties to the first in the STM."""
-    low, j = min((bits & -bits, j) for j, bits in starts.items())
-    return Run(low.bit_length() - 1, j, length)
-
-
-def _greedy(starts: dict[int, int]) -> list[Run]:
-    """Return the runs where no two symbols match in a row: nothing is ever left of the first, so one pass suffices."""
-    found = []
-    while starts:
-        run = _first(starts, 1)
-        found.append(run)
-        starts = {j: rest for j, bits in starts.items() if j > run.j and (rest := bits >> run.i + 1 << run.i + 1)}
-    return found

@@ -93,7 +93,7 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def _norm(weights: Iterable[float]) -> float:
-    return math.fsum(weight * weight for weight in weights)
+    return math.fsum([weight * weight for weight in weights])
 
 
 def _frequency(c: Candidate, _: Corpus) -> float:
@@ -128,13 +128,11 @@ def _itfdf_similarity(c: Candidate, corpus: Corpus) -> float:
 def _distance(c: Candidate, corpus: Corpus) -> float:
     """Return the cosine distance of STM and present, each symbol weighted by its share of the patterns."""
     share, counts = corpus.document_share, c.counts
-    norm = corpus.stm_norm * _norm(share[symbol] * count for symbol, count in counts.items())
+    norm = corpus.stm_norm * _norm([share[symbol] * count for symbol, count in counts.items()])
     if not norm:
         return 1.0
-    product = math.fsum(
-        w * share[symbol] * counts[symbol] for symbol, w in corpus.stm_weights.items() if symbol in counts
-    )
-    return min(max(1.0 - product / math.sqrt(norm), 0.0), 1.0)
+    common = [w * share[symbol] * counts[symbol] for symbol, w in corpus.stm_weights.items() if symbol in counts]
+    return min(max(1.0 - math.fsum(common) / math.sqrt(norm), 0.0), 1.0)
 
 
 def _potential(c: Candidate, corpus: Corpus) -> float:

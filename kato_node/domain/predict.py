@@ -11,6 +11,7 @@ from kato_node.domain.config import Config
 from kato_node.domain.emotives import averaged
 from kato_node.domain.learn import Pattern, display_name
 from kato_node.domain.ltm import LtmView
+from kato_node.domain.matching import Matcher
 from kato_node.domain.metrics import METRICS, Corpus, corpus_of
 from kato_node.domain.state import Event, Json, Stm, flattened
 
@@ -100,15 +101,16 @@ def predict(stm: Stm, *, config: Config, ltm: LtmView) -> Ranking:
     )
 
 
-def _candidates(symbols: tuple[str, ...], threshold: float, ltm: LtmView) -> Iterator[Candidate]:
+def _candidates(symbols: Sequence[str], threshold: float, ltm: LtmView) -> Iterator[Candidate]:
     """Yield the patterns whose similarity reaches the threshold."""
-    for slot, bound in enumerate(_matchable(symbols, ltm)):
-        pattern, shape = ltm.patterns[slot], ltm.shapes[slot]
-        if pattern is None or similarity(min(bound, shape.length), shape.length, len(symbols)) < threshold:
+    matcher = Matcher(symbols)
+    for pattern, shape, bound in zip(ltm.patterns, ltm.shapes, _matchable(symbols, ltm), strict=False):
+        length = len(shape.symbols)
+        if pattern is None or similarity(min(bound, length), length, len(symbols)) < threshold:
             continue
-        kept = candidate(pattern, shape, symbols, shape.match(symbols))
-        if kept.similarity >= threshold:
-            yield kept
+        runs = matcher.runs(shape.symbols)
+        if similarity(sum(run.length for run in runs), length, len(symbols)) >= threshold:
+            yield candidate(pattern, shape, symbols, runs)
 
 
 def _matchable(symbols: Sequence[str], ltm: LtmView) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TypeAlias
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
@@ -104,7 +105,7 @@ def vector_bytes(vector: Vector) -> int:
 
 def flattened(events: Stm) -> tuple[str, ...]:
     """Return the symbols of all events in one row."""
-    return tuple(symbol for event in events for symbol in event)
+    return tuple(chain.from_iterable(events))
 
 
 EMPTY = SessionState()

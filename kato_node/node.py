@@ -3,19 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, TypeVar, cast
 
 from kato_node.domain.config import Config
 from kato_node.domain.limits import Limits
+from kato_node.errors import AlreadyBound, IllegalMove, WrongNode
+from kato_node.processor import Processor, Setup, take
 from kato_node.reads import ProcessorReads
+from kato_node.replies import Reply
 from kato_node.service import ProcessorService, SessionView
 from kato_node.store.base import Store
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_STATM = Path("/proc/self/statm")
+
 NodeState = Literal["unbound", "binding", "bound", "draining"]
 StopReason = Literal["idle", "fenced", "drained"]
+
+# Bound once, for life: a node that has served a processor never serves another. A bind that failed has served nobody.
+MOVES: Mapping[NodeState, frozenset[NodeState]] = {
+    "unbound": frozenset({"binding", "draining"}),
+    "binding": frozenset({"bound", "unbound"}),
+    "bound": frozenset({"draining"}),
+    "draining": frozenset(),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +62,15 @@ class BindSpec:
 class Node:
     """The one owner of a processor's memory.
 
+    Args:
+        open_store: makes the store of a processor, which the node opens and closes.
+        processor_name: shown by /status; None: the processor's id.
+
     Attributes:
         node_id: its own id, for life.
         stopped: set once the node has finished: stop serving, exit 0.
         stop_reason: why, once it drains.
     """
-
-    node_id: str
-    stopped: asyncio.Event
-    stop_reason: StopReason | None
 
     def __init__(
         self,
@@ -60,34 +81,194 @@ class Node:
         limits: Limits,
         processor_name: str | None = None,
     ) -> None:
-        raise NotImplementedError
+        self.node_id = node_id
+        self.stopped = asyncio.Event()
+        self.stop_reason: StopReason | None = None
+        self._open_store = open_store
+        self._defaults = defaults
+        self._limits = limits
+        self._processor_name = processor_name
+        self._started_s = time.monotonic()
+        self._state: NodeState = "unbound"
+        self._processor: Processor | None = None
+        self._activity = _Activity()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._idle_watch: asyncio.Task[None] | None = None
 
     @property
     def state(self) -> NodeState:
         """Where the node is in its life."""
-        raise NotImplementedError
+        return self._state
 
     @property
     def service(self) -> ProcessorService:
         """The mutating operations. Raises: WrongNode unless bound."""
-        raise NotImplementedError
+        return self._bound().service
 
     @property
     def reads(self) -> ProcessorReads:
         """The reading operations. Raises: WrongNode unless bound."""
-        raise NotImplementedError
+        return self._bound().reads
+
+    def activity(self) -> AbstractContextManager[None]:
+        """Count one operation in flight: `with node.activity(): …`; not for pings, health or idle sockets."""
+        return self._activity
+
+    def health(self, session_id: str | None = None) -> Reply:
+        """Return {status, processor_id, uptime (s), stm_length, memory_usage (bytes)}, bound or not; asks nobody."""
+        processor = self._processor
+        return {
+            "status": "healthy",
+            "processor_id": None if processor is None else processor.service.processor_id,
+            "uptime": time.monotonic() - self._started_s,
+            "stm_length": 0 if processor is None else processor.reads.stm_length(session_id),
+            "memory_usage": _resident_bytes(),
+        }
 
     async def bind(self, spec: BindSpec) -> SessionView | None:
         """Take the processor, load it, open the first session. On an error the node is unbound again.
 
-        Raises: AlreadyBound, StoreUnavailable, ValidationFailed (the session's config).
+        A cancelled caller does not stop it.
+        Raises: AlreadyBound, StoreError, ValidationFailed (the session's config).
         """
-        raise NotImplementedError
-
-    def activity(self) -> AbstractContextManager[None]:
-        """Count one operation in flight: `with node.activity(): …`; not for pings, health or idle sockets."""
-        raise NotImplementedError
+        if self._state != "unbound":
+            raise AlreadyBound(f"This node is {self._state}; a node is bound once.")
+        self._move("binding")
+        return await asyncio.shield(self._spawn(self._bind(spec)))
 
     async def drain(self) -> None:
         """Take no new operation, finish those in flight, flush, let go of the store; sets `stopped`. Idempotent."""
-        raise NotImplementedError
+        self._begin_drain("drained")
+        await self.stopped.wait()
+
+    async def _bind(self, spec: BindSpec) -> SessionView | None:
+        try:
+            processor = await self._take(spec)
+            try:
+                view = await _prepare(processor.service, spec)
+            except BaseException:
+                await processor.stop()
+                raise
+        except BaseException:
+            self._move("unbound")
+            raise
+        else:
+            self._processor = processor
+            self._move("bound")
+            if spec.idle_timeout_s > 0:
+                self._idle_watch = self._spawn(self._watch_idleness(spec.idle_timeout_s))
+            return view
+        finally:
+            if self.stop_reason is not None:  # asked for meanwhile
+                self._begin_drain(self.stop_reason)
+
+    async def _take(self, spec: BindSpec) -> Processor:
+        store = self._open_store(spec.processor_id)
+        own_session = spec.session.session_id if spec.own_session and spec.session is not None else None
+        setup = Setup(
+            processor_name=self._processor_name or spec.processor_id,
+            own_session=own_session,
+            defaults=self._defaults,
+            limits=self._limits,
+            started_s=self._started_s,
+            lost=lambda: self._begin_drain("fenced"),
+        )
+        try:
+            await store.open()
+            return await take(store, setup)
+        except BaseException:
+            await store.close()
+            raise
+
+    async def _watch_idleness(self, timeout_s: float) -> None:
+        while self._state == "bound":
+            wait_s = timeout_s - self._activity.idle_s()
+            if wait_s <= 0:
+                self._begin_drain("idle")
+            else:
+                await asyncio.sleep(wait_s)
+
+    def _begin_drain(self, reason: StopReason) -> None:
+        """Leave service now, and finish in the background; while binding, note that it is wanted."""
+        self.stop_reason = self.stop_reason or reason
+        if self._state in {"unbound", "bound"}:
+            self._move("draining")
+            log.info("draining", extra={"node_id": self.node_id, "reason": self.stop_reason})
+            self._spawn(self._finish())
+
+    async def _finish(self) -> None:
+        if self._idle_watch is not None:
+            self._idle_watch.cancel()
+        try:
+            await self._activity.quiet()
+            if self._processor is not None:
+                await self._processor.stop()
+        finally:
+            self.stopped.set()
+
+    def _bound(self) -> Processor:
+        if self._processor is None or self._state != "bound":
+            raise WrongNode(f"This node is {self._state}; ask the gateway for the session's node.")
+        return self._processor
+
+    def _move(self, state: NodeState) -> None:
+        if state not in MOVES[self._state]:
+            raise IllegalMove((self._state, state))
+        self._state = state
+
+    def _spawn(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(cast("asyncio.Task[object]", task))  # the loop itself does not keep tasks alive
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+class _Activity(AbstractContextManager[None]):
+    """Counts the operations in flight. Entered by many at once."""
+
+    def __init__(self) -> None:
+        self._in_flight = 0
+        self._last_s = time.monotonic()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    def __enter__(self) -> None:
+        self._in_flight += 1
+        self._quiet.clear()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._in_flight -= 1
+        self._last_s = time.monotonic()
+        if not self._in_flight:
+            self._quiet.set()
+
+    def idle_s(self) -> float:
+        """Return for how long there has been no operation."""
+        return 0.0 if self._in_flight else time.monotonic() - self._last_s
+
+    async def quiet(self) -> None:
+        """Return once no operation is in flight."""
+        await self._quiet.wait()
+
+
+async def _prepare(service: ProcessorService, spec: BindSpec) -> SessionView | None:
+    """Delete the sessions that ended while no node was there, and open the first."""
+    for session_id in spec.ended_sessions:
+        await service.close_session(session_id)
+    if spec.session is None:
+        return None
+    opening = spec.session
+    return await service.open_session(
+        opening.session_id, incarnation=opening.incarnation, overrides=dict(opening.overrides)
+    )
+
+
+def _resident_bytes() -> int:
+    """Return this process's resident memory; 0 where there is no /proc."""
+    try:
+        pages = int(_STATM.read_text().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -6,8 +6,8 @@ one writer, which owns the epoch; whatever the writer commits is one transaction
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kato_node.domain.config import Config
@@ -17,9 +17,19 @@ from kato_node.domain.state import SessionState
 
 
 class StoreError(Exception):
-    """The store did not do what it was asked."""
+    """The store did not do what it was asked.
+
+    Attributes:
+        retry_after_s: when another try makes sense.
+    """
 
     code = "STORAGE_UNAVAILABLE"
+    retry_after_s = 1.0
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: Mapping[str, object] = {}
 
 
 class StoreUnavailable(StoreError):
@@ -41,14 +51,16 @@ class Operation:
     """A mutating call that a session remembers, so that the same key again gives the first reply.
 
     Attributes:
+        number: 1, 2, … in the order of the session's remembered operations; the newest are consecutive.
         key: the caller's Idempotency-Key, 1..255 printable ASCII characters.
         body_hash: hex SHA-256 over the operation's name and its canonical body.
-        reply: the JSON text of the reply's body.
+        reply: the JSON text of the reply's body; None where only the store keeps it (see `kept_in_memory`).
     """
 
+    number: int
     key: str
     body_hash: str
-    reply: str
+    reply: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,12 +133,19 @@ class Store(Protocol):
     async def load_session(self, session_id: str) -> SessionRecord | None:
         """Return the session as last committed, None if there is none. Raises: StoreUnavailable."""
 
+    async def load_reply(self, session_id: str, number: int) -> str | None:
+        """Return the whole reply of the session's operation of that number, None if there is none.
+
+        Raises: StoreUnavailable.
+        """
+
     async def session_ids(self) -> Sequence[str]:
         """Return the ids of all stored sessions, sorted. Raises: StoreUnavailable."""
 
     async def commit(self, batch: Batch, *, epoch: int) -> None:
         """Write the whole batch durably, or nothing, if `epoch` is still the store's.
 
+        An empty batch is a barrier: once it has committed, no earlier commit of unknown outcome is still on its way.
         Raises: Fenced, StoreUnavailable (nothing written), CommitUnknown (either).
         """
 
@@ -135,3 +154,14 @@ class Store(Protocol):
 def effective(defaults: Config, overrides: Sequence[tuple[str, object]]) -> Config:
     """Return the defaults with the session's own values on top. Raises: ValidationFailed for a bad stored value."""
     return defaults.updated(dict(overrides))
+
+
+REPLY_CHARACTERS_MAX = 4096
+
+
+# A session remembers many operations, and a sequence's reply may be long.
+def kept_in_memory(operation: Operation) -> Operation:
+    """Return the operation as a node keeps it, and as `load_session` returns it: a long reply stays in the store."""
+    if operation.reply is None or len(operation.reply) <= REPLY_CHARACTERS_MAX:
+        return operation
+    return replace(operation, reply=None)

@@ -1,0 +1,47 @@
+"""The gateway's ASGI application: its own routes, the data plane before them, one edge around both."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from kato_gateway import __version__
+from kato_gateway.api.compat import compat_router
+from kato_gateway.api.errors import translate
+from kato_gateway.api.openapi import with_forwarded
+from kato_gateway.api.routes import OwnRoutes, SessionRoutes, own_router, sessions_router
+from kato_gateway.dataplane.attempts import Limits
+from kato_gateway.dataplane.plane import DataPlane
+from kato_gateway.dataplane.proxy import Client
+from kato_gateway.lifecycle import Lifecycle
+from kato_gateway.registry.base import Registry
+from kato_node.wire.web import BodyLimit, install_errors
+
+BODY_BYTES_MAX = 16 * 2**20
+_DESCRIPTION = """
+A session is a short-term memory of its own on a processor, which has a node of its own. Every operation of a processor
+is called under `/sessions/{session_id}`, or at the root with `X-Session-ID` (without it: the session `default`), and is
+forwarded to the session's node, which is woken if it sleeps.
+"""
+
+
+def create_app(
+    lifecycle: Lifecycle, registry: Registry, client: Client, *, runtime: str, limits: Limits | None = None
+) -> FastAPI:
+    """Build the application; nothing starts here.
+
+    Args:
+        client: for the way to the nodes, from `new_client`.
+        runtime: its name, for /status.
+    """
+    app = FastAPI(title="KATO gateway", version=__version__, description=_DESCRIPTION, redirect_slashes=False)
+    sessions = SessionRoutes(lifecycle, registry)
+    app.include_router(sessions_router(sessions))
+    app.include_router(own_router(OwnRoutes(registry, version=app.version, runtime=runtime)))
+    app.include_router(compat_router(sessions))
+    app.openapi = with_forwarded(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    app.add_middleware(
+        DataPlane, resolver=lifecycle, usage=lifecycle.activity, client=client, limits=limits or Limits()
+    )
+    app.add_middleware(BodyLimit, max_bytes=BODY_BYTES_MAX)
+    install_errors(app, translate)
+    return app

@@ -1,0 +1,155 @@
+"""The gateway's own routes: sessions, and how the gateway itself is."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from kato_gateway.api import schemas
+from kato_gateway.domain.errors import InvalidSession
+from kato_gateway.domain.sessions import LIVE_STATUSES, NodeRecord, SessionRecord
+from kato_gateway.lifecycle import CreateSession, Lifecycle
+from kato_gateway.registry.base import Registry, SessionQuery
+from kato_node.wire.web import StrictRoute
+
+Ttl = Annotated[float | None, Query(gt=0, le=schemas.TTL_MAX_S, allow_inf_nan=False)]
+
+
+class SessionRoutes:
+    """Creates, shows, extends and ends sessions."""
+
+    def __init__(self, lifecycle: Lifecycle, registry: Registry) -> None:
+        self._lifecycle = lifecycle
+        self._registry = registry
+
+    async def create(
+        self, request: Request, response: Response, body: schemas.CreateSession | None = None
+    ) -> schemas.CreatedSession:
+        """Create a session, or find a live one of this id and user (200)."""
+        wanted = body or schemas.CreateSession()
+        created = await self._lifecycle.create(
+            CreateSession(
+                user_id=wanted.user_id,
+                session_id=wanted.session_id,
+                node_id=wanted.node_id,
+                ttl_seconds=wanted.ttl_seconds,
+                sliding=wanted.sliding,
+                config=wanted.config or {},
+                metadata=wanted.metadata or {},
+            )
+        )
+        response.status_code = 201 if created.created else 200
+        session = session_reply(created.record, created.node, authority=request.url.netloc)
+        return schemas.CreatedSession(**session.model_dump(), start=created.start, timings_ms=dict(created.timings_ms))
+
+    async def show(self, request: Request, session_id: str) -> schemas.Session:
+        """Show a session; that is no call on it."""
+        return await self._shown(request, await self._lifecycle.get(session_id))
+
+    async def extend(self, request: Request, session_id: str, ttl_seconds: Ttl = None) -> schemas.Session:
+        """Let the session live `ttl_seconds` from now; without it, its present time to live again."""
+        return await self._shown(request, await self._lifecycle.extend(session_id, ttl_s=ttl_seconds))
+
+    async def end(self, session_id: str, purge: bool = False) -> schemas.DeletedSession:
+        """End a session, and its node if that serves nobody else. What its processor learned stays."""
+        if purge:
+            raise InvalidSession([("purge", "is not available yet; without it the learned patterns stay")])
+        ended = await self._lifecycle.end(session_id)
+        return schemas.DeletedSession(status="deleted", session_id=session_id, processor_id=ended.processor_id)
+
+    async def _shown(self, request: Request, record: SessionRecord) -> schemas.Session:
+        node = None if record.node_id is None else await self._registry.node(record.node_id)
+        return session_reply(record, node, authority=request.url.netloc)
+
+
+class OwnRoutes:
+    """How the gateway itself is."""
+
+    def __init__(self, registry: Registry, *, version: str, runtime: str) -> None:
+        self._registry = registry
+        self._version = version
+        self._runtime = runtime
+        self._started_at_s = time.monotonic()
+
+    async def health(self) -> schemas.GatewayHealth:
+        """Whether the gateway is alive."""
+        return schemas.GatewayHealth(status="healthy", uptime=self._uptime_s)
+
+    async def status(self) -> schemas.GatewayStatus:
+        """How many sessions and nodes there are."""
+        sessions = {
+            status.value: await self._registry.count_sessions(SessionQuery(statuses=frozenset({status})))
+            for status in sorted(LIVE_STATUSES, key=lambda status: status.value)
+        }
+        nodes = Counter(node.state.value for node in await self._registry.nodes())
+        return schemas.GatewayStatus(
+            status="okay",
+            version=self._version,
+            uptime=self._uptime_s,
+            runtime=self._runtime,
+            sessions=sessions,
+            nodes=dict(sorted(nodes.items())),
+        )
+
+    @property
+    def _uptime_s(self) -> float:
+        return round(time.monotonic() - self._started_at_s, 3)
+
+
+def session_reply(record: SessionRecord, node: NodeRecord | None, *, authority: str) -> schemas.Session:
+    """Return the session as clients see it; `authority` is how the client reached the gateway: host and port."""
+    external = None if node is None else node.external
+    return schemas.Session(
+        session_id=record.session_id,
+        user_id=record.user_id,
+        node_id=record.processor_id,
+        processor_id=record.processor_id,
+        status=record.status.value,
+        container_name=None if node is None else node.name,
+        port=None if external is None else external.port,
+        internal_url=None if node is None or node.internal is None else node.internal.http_url,
+        external_url=None if external is None else external.http_url,
+        ws_url=f"ws://{authority}/sessions/{record.session_id}/ws",
+        created_at=_moment(record.created_at_s),
+        expires_at=None if record.expires_at_s is None else _moment(record.expires_at_s),
+        ttl_seconds=_number(record.ttl_s),
+        last_activity_at=_moment(record.last_activity_at_s),
+        session_config=dict(record.effective_config),  # type: ignore[arg-type]  # JSON, read-only as the record has it
+        metadata=dict(record.metadata),  # type: ignore[arg-type]  # as above
+    )
+
+
+def add_session_routes(router: APIRouter, routes: SessionRoutes, *, create: str, one: str) -> None:
+    """Serve the session routes: creation at path `create`, everything about one session under `one`."""
+    router.add_api_route(create, routes.create, methods=["POST"], status_code=201, summary="Create or find a session")
+    router.add_api_route(one, routes.show, methods=["GET"], summary="Show a session")
+    router.add_api_route(one, routes.end, methods=["DELETE"], summary="End a session")
+    router.add_api_route(f"{one}/extend", routes.extend, methods=["POST"], summary="Move a session's expiry")
+
+
+def sessions_router(routes: SessionRoutes) -> APIRouter:
+    """Return the session routes."""
+    router = APIRouter(route_class=StrictRoute, tags=["sessions"])
+    add_session_routes(router, routes, create="/sessions", one="/sessions/{session_id}")
+    return router
+
+
+def own_router(routes: OwnRoutes) -> APIRouter:
+    """Return the gateway's own routes."""
+    router = APIRouter(tags=["gateway"])
+    router.add_api_route("/health", routes.health, methods=["GET"], summary="Whether the gateway is alive")
+    router.add_api_route("/status", routes.status, methods=["GET"], summary="Sessions and nodes, counted")
+    return router
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, tz=UTC)
+
+
+def _number(value: float | None) -> int | float | None:
+    """Return whole numbers as integers: 3600 reads better than 3600.0."""
+    return int(value) if value is not None and value.is_integer() else value

@@ -1,0 +1,102 @@
+"""What the gateway's own routes take and answer (api.md, section 2)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+
+from kato_node.wire.control import Id
+
+RESERVED_IDS = frozenset({"count", "create"})
+"""Words that stand where a session's id does in the gateway's own paths."""
+
+TTL_MAX_S = 10 * 365 * 86_400.0
+
+
+def _not_reserved(session_id: str) -> str:
+    if session_id in RESERVED_IDS:
+        raise ValueError(f"{session_id!r} is a word of the interface; choose another id")
+    return session_id
+
+
+class Request(BaseModel):
+    """A body; an unknown field is a VALIDATION_ERROR that names it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Reply(BaseModel):
+    """A reply's body."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CreateSession(Request):
+    """A session to create, or to find by its `session_id`; every field may be left out."""
+
+    user_id: str | None = Field(default=None, min_length=1, max_length=128)
+    session_id: Annotated[Id, AfterValidator(_not_reserved)] | None = Field(
+        default=None, description="generated if null; a live session of this id is returned"
+    )
+    node_id: Id | None = Field(
+        default=None, description="names the processor; sessions that name the same one share what it has learned"
+    )
+    ttl_seconds: float | None = Field(default=None, gt=0, le=TTL_MAX_S, allow_inf_nan=False)
+    sliding: bool = Field(default=True, description="whether each call moves the expiry")
+    config: dict[str, JsonValue] | None = Field(default=None, description="the session's own configuration values")
+    metadata: dict[str, JsonValue] | None = Field(default=None, description="the client's own; kept as given")
+
+
+class Session(Reply):
+    """A session, and the node that serves it now; what belongs to the node is null while there is none."""
+
+    session_id: str
+    user_id: str | None
+    node_id: str = Field(description="the processor's name, as a session may give it")
+    processor_id: str
+    status: Literal["creating", "active", "hibernated", "ended"]
+    container_name: str | None
+    port: int | None = Field(description="of external_url")
+    internal_url: str | None = Field(description="where the gateway reaches the node")
+    external_url: str | None = Field(description="where a client on this host reaches the node; changes with the node")
+    ws_url: str = Field(description="the session's WebSocket, through the gateway; never changes")
+    created_at: AwareDatetime
+    expires_at: AwareDatetime | None = Field(description="null: never")
+    ttl_seconds: int | float | None
+    last_activity_at: AwareDatetime
+    session_config: dict[str, JsonValue] = Field(description="effective; empty before a node had the session open")
+    metadata: dict[str, JsonValue]
+
+
+class CreatedSession(Session):
+    """A session as it was created or found, and how long that took, in milliseconds."""
+
+    start: Literal["warm", "cold", "shared", "restored"]
+    timings_ms: dict[str, float]
+
+
+class DeletedSession(Reply):
+    """A session has ended; what its processor learned stays."""
+
+    status: Literal["deleted"]
+    session_id: str
+    processor_id: str
+
+
+class GatewayHealth(Reply):
+    """A gateway that answers is healthy."""
+
+    status: Literal["healthy"]
+    uptime: float = Field(description="seconds")
+
+
+class GatewayStatus(Reply):
+    """The gateway's figures: how many sessions there are by status, and nodes by state."""
+
+    status: Literal["okay"]
+    version: str
+    uptime: float = Field(description="seconds")
+    runtime: str
+    sessions: dict[str, int]
+    nodes: dict[str, int]

@@ -1,0 +1,173 @@
+"""Who is meant: one pure decision on a request's head, for HTTP and WebSocket alike.
+
+A request is forwarded when its path is an operation of a node, in one of these places:
+
+    /sessions/{id}/OPERATION, /session/{id}/OPERATION, /v2/sessions/{id}/OPERATION
+    /OPERATION, the session in X-Session-ID (on a WebSocket also in ?session_id=), else `default`
+
+The operations are a closed list, which no control route is on. Everything else is the gateway's own to answer, an
+unknown route included.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import parse_qs, quote_from_bytes, unquote_to_bytes
+
+from kato_gateway.domain.sessions import DEFAULT_SESSION
+from kato_node.wire import headers
+from kato_node.wire.control import ID_PATTERN
+from kato_node.wire.operations import OPERATIONS, Operation
+
+WEBSOCKET = "WEBSOCKET"
+"""The method that stands for a WebSocket handshake."""
+
+NOT_AT_ROOT = frozenset({"/health", "/metrics", "/status"})
+"""Operations that are the gateway's own at its root."""
+
+_ID = re.compile(ID_PATTERN)
+_SESSION_ROOTS = (b"sessions", b"session")
+_SOCKET = [b"ws"]
+_SESSION_HEADER = headers.SESSION.encode("ascii")
+_KEY_HEADER = headers.IDEMPOTENCY_KEY.encode("ascii")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """The head of a request as it came in.
+
+    Attributes:
+        method: in capitals; `WEBSOCKET` for a WebSocket handshake.
+        path: percent-encoded, as sent. query: what follows the `?`, as sent, b"" if nothing.
+        headers: in order, names in lower case.
+    """
+
+    method: str
+    path: bytes
+    query: bytes
+    headers: Sequence[tuple[bytes, bytes]]
+
+    def header(self, name: bytes) -> str | None:
+        """Return the first value of a header, None if it is absent."""
+        return next((value.decode("latin-1") for key, value in self.headers if key == name), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forward:
+    """Forward to the node of this session.
+
+    Attributes:
+        target: path and query at the node, percent-encoded as the client sent them.
+        mutating: the call changes something, so that it needs a key to be repeated by.
+        key: the client's own Idempotency-Key.
+    """
+
+    session_id: str
+    target: str
+    mutating: bool = False
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refuse:
+    """Answer with this error; `allow` are the methods of a METHOD_NOT_ALLOWED."""
+
+    code: str
+    message: str
+    allow: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Own:
+    """The gateway answers this itself."""
+
+
+Decision = Forward | Refuse | Own
+
+
+def admit(head: Head) -> Decision:
+    """Decide who answers a request, from its head alone."""
+    in_path, segments = _addressed(head.path)
+    allowed, operation = _methods(segments, at_root=in_path is None)
+    if not allowed:
+        return Own()
+    if head.method not in allowed:
+        return _wrong_method(head.method, segments, allowed)
+    session_id = _session(head, in_path)
+    if isinstance(session_id, Refuse):
+        return session_id
+    return Forward(
+        session_id=session_id,
+        target=_target(segments, b"" if head.method == WEBSOCKET else head.query),
+        mutating=operation is not None and operation.mutating,
+        key=head.header(_KEY_HEADER),
+    )
+
+
+def _addressed(path: bytes) -> tuple[bytes | None, list[bytes]]:
+    """Split a path into the session that it names, None if it names none, and the segments of the operation."""
+    segments = path.split(b"/")[1:]
+    if segments[:2] == [b"v2", b"sessions"]:
+        segments = segments[1:]
+    elif not segments or segments[0] not in _SESSION_ROOTS:
+        return None, segments
+    return b"".join(segments[1:2]), segments[2:]
+
+
+def _methods(segments: Sequence[bytes], *, at_root: bool) -> tuple[tuple[str, ...], Operation | None]:
+    """Return the methods that a path takes, none if it is not forwarded, and its operation if it is not the socket."""
+    if segments == _SOCKET:
+        return (WEBSOCKET,), None
+    operation = _EXACT.get(tuple(segments))
+    if operation is None and segments and segments[-1]:
+        operation = _WITH_PARAMETER.get(tuple(segments[:-1]))
+    if operation is None or (at_root and operation.paths[0] in NOT_AT_ROOT):
+        return (), None
+    return operation.methods, operation
+
+
+def _session(head: Head, in_path: bytes | None) -> str | Refuse:
+    """Return the session that is meant: the path's, else the header's, else a WebSocket's query's, else `default`."""
+    named = head.header(_SESSION_HEADER)
+    if named is None and head.method == WEBSOCKET:
+        named = parse_qs(head.query.decode("latin-1")).get("session_id", [None])[0]
+    if in_path is None:
+        session_id = DEFAULT_SESSION if named is None else named
+    else:
+        session_id = unquote_to_bytes(in_path).decode("utf-8", "replace")
+        if named is not None and named != session_id:
+            return Refuse(code="VALIDATION_ERROR", message="The request names two different sessions.")
+    if not _ID.fullmatch(session_id):
+        return Refuse(code="SESSION_NOT_FOUND", message="No session can have such an id. POST /sessions makes one.")
+    return session_id
+
+
+def _target(segments: Sequence[bytes], query: bytes) -> str:
+    target = b"/" + b"/".join(segments) + (b"?" + query if query else b"")
+    return quote_from_bytes(target, safe=string.printable)  # bytes beyond ASCII, which no request line may hold
+
+
+def _wrong_method(method: str, segments: Sequence[bytes], allowed: Sequence[str]) -> Refuse:
+    path = _target(segments, b"")
+    if segments == _SOCKET:
+        return Refuse(code="METHOD_NOT_ALLOWED", message=f"{path} is a WebSocket.", allow=("GET",))
+    asked = "a WebSocket" if method == WEBSOCKET else method
+    message = f"{path} takes {' or '.join(allowed)}, not {asked}."
+    return Refuse(code="METHOD_NOT_ALLOWED", message=message, allow=tuple(allowed))
+
+
+def _by_segments(*, with_parameter: bool) -> dict[tuple[bytes, ...], Operation]:
+    """Return the operations by the segments of each of their paths; a parameter is the last segment, left out here."""
+    return {
+        tuple(segment.encode("ascii") for segment in path.split("/")[1:] if not segment.startswith("{")): operation
+        for operation in OPERATIONS
+        for path in operation.paths
+        if path.endswith("}") == with_parameter
+    }
+
+
+_EXACT = _by_segments(with_parameter=False)
+_WITH_PARAMETER = _by_segments(with_parameter=True)

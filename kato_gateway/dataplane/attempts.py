@@ -1,0 +1,103 @@
+"""Trying until a node takes the call: resolve, try, and where the node was lost resolve again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from kato_gateway.dataplane.routes import Route
+from kato_gateway.domain.errors import GatewayError, NodeFailed, NodeTimeout
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the data plane bears.
+
+    Attributes:
+        kept_bytes_max: of a request's body, and of a reply's: up to there a broken call is repeated from memory.
+        answer_s: from the whole (or kept) request to the reply's head, nodes that had to be woken included.
+        silence_s: between two pieces of a streamed reply; and how long a WebSocket's node may be deaf.
+        connect_s: to a node's port.
+        tries_max: nodes tried for one call.
+        pause_s: before the second try with a new node; it doubles with each further one.
+    """
+
+    kept_bytes_max: int = 2**20
+    answer_s: float = 60.0
+    silence_s: float = 60.0
+    connect_s: float = 5.0
+    tries_max: int = 6
+    pause_s: float = 0.05
+
+
+class Resolver(Protocol):
+    """Who knows where sessions are; the lifecycle is one."""
+
+    async def resolve(self, session_id: str) -> Route:
+        """Return the session's route, waking or starting a node where there is none. Raises: GatewayError."""
+
+    async def lost(self, route: Route) -> None:
+        """Hear that the node of this route was not reached, broke off or refused: verify it, and drop the route.
+
+        Raises: GatewayError where nothing can be told.
+        """
+
+
+class Usage(Protocol):
+    """Who keeps account of the sessions' use."""
+
+    def touch(self, session_id: str) -> None:
+        """Hear that the session was called."""
+
+    def begin(self, session_id: str) -> None:
+        """Hear that a call of the session is open until `finish`."""
+
+    def finish(self, session_id: str) -> None:
+        """Hear that a call of the session that had begun is over."""
+
+
+class NodeLost(Exception):
+    """The node that a route named did not take the call, or broke off before it had answered."""
+
+
+async def attempt(
+    resolver: Resolver,
+    session_id: str,
+    call: Callable[[Route], Awaitable[T]],
+    *,
+    limits: Limits,
+    repeatable: Callable[[], bool],
+    key: str | None = None,
+) -> T:
+    """Make the call on the session's node; on NodeLost find the session a node again and repeat it.
+
+    Args:
+        repeatable: whether the call can be made once more, asked after each failure.
+        key: what the client may repeat the call with, for the error's details.
+    Raises: NodeFailed, NodeTimeout, what `resolve` and `lost` raise, and what `call` raises besides NodeLost. Each
+        GatewayError names the key, since an earlier try may have been applied without an answer.
+    """
+    details = {} if key is None else {"operation_id": key}
+    again = "Repeat the call." if key is None else "Repeat it with the operation_id as Idempotency-Key."
+    try:
+        async with asyncio.timeout(limits.answer_s):
+            for number in range(limits.tries_max):
+                route = await resolver.resolve(session_id)
+                try:
+                    return await call(route)
+                except NodeLost:
+                    await resolver.lost(route)
+                    if not repeatable():
+                        break
+                    await asyncio.sleep(limits.pause_s * (2**number - 1))
+    except GatewayError as error:
+        error.details = {**error.details, **details}
+        raise
+    except TimeoutError:
+        message = f"The session's node did not answer within {limits.answer_s:g} s. {again}"
+        raise NodeTimeout(message, details=details) from None
+    raise NodeFailed(f"The session's node broke off before it had answered. {again}", details=details)

@@ -74,7 +74,7 @@ class MemoryDisk:
         if failure is not None and not written:
             raise failure
         stored = self.processor(processor_id)
-        if stored.epoch != epoch:
+        if stored.epoch != epoch or not epoch:
             raise Fenced(f"Another node has taken this processor: epoch {stored.epoch} follows {epoch}.")
         for delta in deltas:
             _write_session(stored, delta)

@@ -39,6 +39,11 @@ MOVES: Mapping[NodeState, frozenset[NodeState]] = {
 }
 
 
+def boot_clock_s() -> float:
+    """Return monotonic seconds that a suspended machine does not stop, where there is such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
     """A session to open at the bind: see ProcessorService.open_session."""
@@ -65,6 +70,7 @@ class Node:
     Args:
         open_store: makes the store of a processor, which the node opens and closes.
         processor_name: shown by /status; None: the processor's id.
+        clock_s: monotonic seconds, which go on while the process, or the machine, is stopped.
 
     Attributes:
         node_id: its own id, for life.
@@ -80,6 +86,7 @@ class Node:
         defaults: Config,
         limits: Limits,
         processor_name: str | None = None,
+        clock_s: Callable[[], float] = boot_clock_s,
     ) -> None:
         self.node_id = node_id
         self.stopped = asyncio.Event()
@@ -88,10 +95,11 @@ class Node:
         self._defaults = defaults
         self._limits = limits
         self._processor_name = processor_name
-        self._started_s = time.monotonic()
+        self._clock_s = clock_s
+        self._started_s = clock_s()
         self._state: NodeState = "unbound"
         self._processor: Processor | None = None
-        self._activity = _Activity()
+        self._activity = _Activity(clock_s)
         self._tasks: set[asyncio.Task[object]] = set()
         self._idle_watch: asyncio.Task[None] | None = None
 
@@ -120,7 +128,7 @@ class Node:
         return {
             "status": "healthy",
             "processor_id": None if processor is None else processor.service.processor_id,
-            "uptime": time.monotonic() - self._started_s,
+            "uptime": self._clock_s() - self._started_s,
             "stm_length": 0 if processor is None else processor.reads.stm_length(session_id),
             "memory_usage": _resident_bytes(),
         }
@@ -171,6 +179,7 @@ class Node:
             defaults=self._defaults,
             limits=self._limits,
             started_s=self._started_s,
+            clock_s=self._clock_s,
             lost=lambda: self._begin_drain("fenced"),
         )
         try:
@@ -226,9 +235,10 @@ class Node:
 class _Activity(AbstractContextManager[None]):
     """Counts the operations in flight. Entered by many at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock_s: Callable[[], float]) -> None:
         self._in_flight = 0
-        self._last_s = time.monotonic()
+        self._clock_s = clock_s
+        self._last_s = clock_s()
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -240,13 +250,13 @@ class _Activity(AbstractContextManager[None]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._in_flight -= 1
-        self._last_s = time.monotonic()
+        self._last_s = self._clock_s()
         if not self._in_flight:
             self._quiet.set()
 
     def idle_s(self) -> float:
         """Return for how long there has been no operation."""
-        return 0.0 if self._in_flight else time.monotonic() - self._last_s
+        return 0.0 if self._in_flight else self._clock_s() - self._last_s
 
     async def quiet(self) -> None:
         """Return once no operation is in flight."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -29,9 +28,7 @@ class Ownership:
         clock_s: monotonic seconds, which go on while the process is stopped.
     """
 
-    def __init__(
-        self, store: Store, *, epoch: int, lost: Callable[[], None], clock_s: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, store: Store, *, epoch: int, lost: Callable[[], None], clock_s: Callable[[], float]) -> None:
         self.epoch = epoch
         self.now_s = clock_s
         self._store = store

@@ -25,7 +25,7 @@ class Setup:
 
     Attributes:
         own_session: see Sessions.
-        started_s: when the node started, in monotonic seconds.
+        started_s: when the node started, by `clock_s`.
         lost: called once, when a newer owner has taken the processor.
     """
 
@@ -34,6 +34,7 @@ class Setup:
     defaults: Config
     limits: Limits
     started_s: float
+    clock_s: Callable[[], float]
     lost: Callable[[], None]
 
 
@@ -72,7 +73,7 @@ async def take(store: Store, setup: Setup) -> Processor:
     Raises: StoreUnavailable.
     """
     record = await store.bind()
-    ownership = Ownership(store, epoch=record.epoch, lost=setup.lost)
+    ownership = Ownership(store, epoch=record.epoch, lost=setup.lost, clock_s=setup.clock_s)
     ltm = Ltm()
     async for change in stored_ltm(store):
         ltm.apply(change)

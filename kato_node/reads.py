@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from kato_node import __version__, replies
 from kato_node.domain.errors import PatternNotFound
 from kato_node.domain.learn import bare_name
@@ -179,7 +177,7 @@ class ProcessorReads:
         return _marked(body, degraded=await self._ownership.degraded() or stale)
 
     def _uptime_s(self) -> float:
-        return time.monotonic() - self._started_s
+        return self._ownership.now_s() - self._started_s
 
 
 def _state(session: Session) -> SessionState:

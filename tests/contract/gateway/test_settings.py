@@ -1,0 +1,108 @@
+"""The gateway's settings: what the environment means, and what stops the start."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from kato_gateway.settings import CONFIG_NAMES, Settings, SettingsError, from_environment
+from kato_node.domain.config import Config
+
+
+def test_nothing_needs_to_be_set() -> None:
+    """An empty environment is a gateway on 127.0.0.1:8000 with its home in ~/.kato."""
+    settings = from_environment({})
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert settings.home == Path("~/.kato").expanduser()
+    assert (settings.idle_timeout_s, settings.session_ttl_s) == (900.0, 3600.0)
+    assert settings.warm_pool_size > 0
+
+
+def test_empty_is_unset_and_foreign_names_are_not_looked_at() -> None:
+    """A variable that is set to nothing counts as not set; other programs' variables do not matter."""
+    empty = dict.fromkeys(["GATEWAY_PORT", "MONGO_URL", "API_KEYS", "RUNTIME", "PERSISTENCE", "KATO_HOME"], "")
+    assert from_environment({**empty, "PATH": "/bin", "HOST": "0.0.0.0"}) == from_environment({})
+
+
+def test_every_setting_is_read() -> None:
+    """Each variable reaches its setting."""
+    settings = from_environment(
+        {
+            "KATO_HOME": "/somewhere",
+            "GATEWAY_HOST": "::1",
+            "GATEWAY_PORT": "0",
+            "RUNTIME": "process",
+            "WARM_POOL_SIZE": "0",
+            "IDLE_TIMEOUT_S": "0",
+            "SESSION_TTL_S": "1.5",
+            "LOG_LEVEL": "debug",
+            "NODE_MEMORY_MAX": "256m",
+            "NODE_CPUS_MAX": ".5",
+            "DEPLOYMENT_SECRET_FILE": "/run/secret",
+            "STM_MODE": "ROLLING",
+        }
+    )
+    assert settings == Settings(
+        home=Path("/somewhere"),
+        host="::1",
+        port=0,
+        warm_pool_size=0,
+        idle_timeout_s=0.0,
+        session_ttl_s=1.5,
+        log_level="DEBUG",
+        node_memory_max_bytes=256 * 2**20,
+        node_cpus_max=0.5,
+        secret_file=Path("/run/secret"),
+        config={"STM_MODE": "ROLLING"},
+    )
+
+
+def test_every_config_name_is_passed_on() -> None:
+    """The names that are handed to nodes are those that a node knows."""
+    assert {name.lower() for name in CONFIG_NAMES} == {field.name for field in fields(Config)}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "localhost", "::1"])
+def test_loopback_is_served(host: str) -> None:
+    """Any address of this machine's own may be served."""
+    assert from_environment({"GATEWAY_HOST": host}).host in {host, "127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GATEWAY_HOST", "0.0.0.0"),
+        ("GATEWAY_HOST", "::"),
+        ("GATEWAY_HOST", "192.168.1.5"),
+        ("GATEWAY_HOST", "example.com"),
+        ("GATEWAY_PORT", "65536"),
+        ("GATEWAY_PORT", "-1"),
+        ("GATEWAY_PORT", "8000.0"),
+        ("GATEWAY_PORT", "٣"),
+        ("RUNTIME", "docker"),
+        ("RUNTIME", "podman"),
+        ("WARM_POOL_SIZE", "901"),
+        ("IDLE_TIMEOUT_S", "-1"),
+        ("IDLE_TIMEOUT_S", "nan"),
+        ("IDLE_TIMEOUT_S", "1e3"),
+        ("SESSION_TTL_S", "0"),
+        ("LOG_LEVEL", "LOUD"),
+        ("NODE_MEMORY_MAX", "0"),
+        ("NODE_MEMORY_MAX", "1.5g"),
+        ("NODE_CPUS_MAX", "0"),
+        ("MONGO_URL", "mongodb://localhost"),
+        ("API_KEYS", "alice:secret"),
+        ("API_KEYS_FILE", "/keys"),
+        ("KATO_HOME", "~nobody-of-this-name/kato"),
+        ("KATO_PORT", "8000"),
+    ],
+)
+def test_what_cannot_be_used_is_named_in_one_line(name: str, value: str) -> None:
+    """A bad value, one that is not supported yet and an unknown KATO_ name stop the start with a line that names it."""
+    with pytest.raises(SettingsError) as refusal:
+        from_environment({name: value})
+    assert name in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert "secret" not in str(refusal.value)

@@ -1,0 +1,199 @@
+"""Runs one node: `python -m kato_node` for one processor, `--pool` for a node that is bound later.
+
+Exit status: 0 drained (SIGTERM, SIGINT, a control call) or idle; 1 could not start, or failed; 2 bad settings;
+3 fenced: another node took the processor over. What went wrong is one line on stderr, never a traceback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+
+import uvicorn
+import uvloop
+
+from kato_node.api.app import create_app
+from kato_node.node import BindSpec, Node
+from kato_node.settings import Settings, SettingsError, from_environment
+from kato_node.store.base import Store, StoreError, StoreUnavailable
+from kato_node.store.sqlite import SqliteStore
+from kato_node.wire import logs
+
+OKAY, FAILED, BAD_SETTINGS, FENCED = 0, 1, 2, 3
+_BACKLOG = 2_048
+_KEEP_ALIVE_S = 75  # longer than any pool of connections keeps one idle, so that the caller is the one to close it
+_GRACE_S = 10  # for replies on their way out, once everything is applied
+_log = logging.getLogger("kato_node")
+
+
+def main() -> int:
+    """Run a node from the command line and the environment; return the exit status."""
+    arguments = sys.argv[1:]
+    if arguments not in ([], ["--pool"]):
+        return _failed("usage: python -m kato_node [--pool]; everything else is set in the environment", BAD_SETTINGS)
+    try:
+        settings = from_environment(os.environ, pool=bool(arguments))
+    except SettingsError as error:
+        return _failed(str(error), BAD_SETTINGS)
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        return _failed(f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}", FAILED)
+    return _run(settings, listener)
+
+
+def run(env: Mapping[str, str], sock: socket.socket) -> int:
+    """Run a node with this environment on a socket that listens already; return the exit status."""
+    try:
+        settings = from_environment(env)
+    except SettingsError as error:
+        return _failed(str(error), BAD_SETTINGS)
+    return _run(settings, sock)
+
+
+def _run(settings: Settings, listener: socket.socket) -> int:
+    logs.configure(settings.log_level)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_started(settings, listener))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return FAILED
+    except Exception:  # noqa: BLE001 - the outer edge: whatever it is, a line in the log and no traceback
+        _log.exception("node failed")
+        return FAILED
+
+
+async def _started(settings: Settings, listener: socket.socket) -> int:
+    node = Node(
+        node_id=settings.node_id,
+        open_store=_store_opener(settings),
+        defaults=settings.defaults,
+        limits=settings.limits,
+        processor_name=settings.processor_name,
+    )
+    if settings.processor_id is not None:
+        try:
+            await node.bind(BindSpec(processor_id=settings.processor_id, idle_timeout_s=settings.idle_timeout_s))
+        except StoreError as error:
+            return _failed(str(error), FAILED)
+    _drain_on_signals(node)
+    host, port = listener.getsockname()[:2]
+    facts = {"node_id": node.node_id, "processor_id": settings.processor_id, "host": host, "port": port}
+    _log.info("node started", extra=facts)
+    await serve(node, settings, listener)
+    _log.info("node stopped", extra={**facts, "reason": node.stop_reason})
+    return FENCED if node.stop_reason == "fenced" else OKAY
+
+
+async def serve(node: Node, settings: Settings, listener: socket.socket) -> None:
+    """Serve the node on a listening socket until the node has stopped and its last replies have left."""
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what it accepts inherits this, in any event loop
+    server = _Server(_server_config(node, settings))
+    serving = asyncio.create_task(server.serve([listener]))
+    stopped = asyncio.create_task(node.stopped.wait())
+    try:
+        await asyncio.wait((serving, stopped), return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+        server.stop()
+    await serving
+
+
+def _server_config(node: Node, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(node, settings),
+        loop="none",  # it runs in ours
+        http="httptools",
+        ws="websockets-sansio",
+        # Up to the limit of a body, a message that is too large is answered; beyond, its socket closes (1009).
+        ws_max_size=settings.body_bytes_max,
+        ws_per_message_deflate=False,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, told when to end instead of looking ten times a second; signals are ours."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ended = asyncio.Event()
+
+    def stop(self) -> None:
+        """Stop accepting, close WebSockets (1012), let replies finish, and return from `serve`."""
+        self.should_exit = True
+        self._ended.set()
+
+    async def main_loop(self) -> None:
+        """Keep the Date header until `stop`."""
+        while not self._ended.is_set():
+            await self.on_tick(0)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._ended.wait()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
+        yield
+
+
+def _drain_on_signals(node: Node) -> None:
+    """Drain at the first SIGTERM or SIGINT; a second one does not wait for what is in flight."""
+    running = asyncio.current_task()
+    draining: list[asyncio.Task[None]] = []
+
+    def drain() -> None:
+        if draining and running is not None:
+            running.cancel()
+        draining.append(asyncio.create_task(node.drain()))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, drain)
+
+
+def _store_opener(settings: Settings) -> Callable[[str], Store]:
+    if settings.mongo_url is not None:
+        return partial(_mongo_store, settings.mongo_url, settings.mongo_database)
+    folder = settings.home / "processors"
+    return lambda processor_id: SqliteStore(folder / f"{processor_id}.sqlite", processor_id)
+
+
+def _mongo_store(url: str, database: str, processor_id: str) -> Store:
+    """Return the store; its driver is imported only where it is used. Raises: StoreUnavailable."""
+    try:
+        from pymongo.errors import PyMongoError  # noqa: PLC0415
+
+        from kato_node.store.mongo import MongoStore  # noqa: PLC0415
+    except ImportError as error:
+        raise StoreUnavailable("MONGO_URL needs the MongoDB driver: pip install 'kato-platform[mongo]'") from error
+    try:
+        return MongoStore(url, database, processor_id)
+    except (PyMongoError, ValueError) as error:
+        raise StoreUnavailable(f"MONGO_URL: {error}") from error
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+    return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+
+
+def _failed(line: str, status: int) -> int:
+    print(f"kato-node: {line}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

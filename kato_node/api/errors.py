@@ -1,0 +1,36 @@
+"""What callers are told of the services' exceptions: each has a code, and the code its status (wire.errors)."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+from kato_node.domain.errors import DomainError
+from kato_node.errors import ServiceError
+from kato_node.store.base import CommitUnknown, Fenced, StoreError
+from kato_node.wire.errors import ErrorReply
+
+_log = logging.getLogger(__name__)
+
+
+def translate(error: Exception) -> ErrorReply | None:
+    """Return what the caller is told; None for an exception that is nobody's answer but a mistake of ours."""
+    if isinstance(error, DomainError):
+        return ErrorReply(code=error.code, message=error.message, details=error.details)
+    if isinstance(error, ServiceError):
+        wait_s = error.retry_after_s
+        retry = {} if wait_s is None else {"Retry-After": str(math.ceil(wait_s))}
+        return ErrorReply(code=error.code, message=error.message, details=error.details, headers=retry)
+    if isinstance(error, StoreError):
+        _log.warning("store failed", extra={"code": error.code, "reason": str(error)})
+        return ErrorReply(code=error.code, message=_store_message(error))
+    return None
+
+
+def _store_message(error: StoreError) -> str:
+    """Say what became of the call. The store's own words name files and hosts: they are for the log."""
+    if isinstance(error, Fenced):
+        return "Another node has taken this processor over; nothing was applied. Repeat the call."
+    if isinstance(error, CommitUnknown):
+        return "The store did not confirm the write, which may be applied or not; repeat the call with the same key."
+    return "The store is out of reach; nothing was applied. Try again."

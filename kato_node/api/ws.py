@@ -1,0 +1,211 @@
+"""The operations over one WebSocket: messages in order, an error is an answer, and the socket stays open.
+
+A socket counts as activity only while one of its messages is served; pings, of the protocol or as messages, do not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from kato_node.api.calls import HANDLERS, Call, retry_key
+from kato_node.node import Node
+from kato_node.wire import headers, strict_json
+from kato_node.wire.errors import BodyTooLarge, ErrorReply, InvalidRequest
+from kato_node.wire.operations import MESSAGES, MessageType
+from kato_node.wire.strict_json import Json
+
+_log = logging.getLogger(__name__)
+_RESTARTING = 1012
+_TOO_SLOW = 1013
+# Codes that mean: this node will not answer. The socket closes, and its client repeats the message through a new one.
+_LOST = frozenset({"WRONG_NODE", "PROCESSOR_FENCED"})
+_EVENTS_MAX = 1_000  # unsent events of one socket
+_FRAME = frozenset({"type", "payload", "id"})
+_TYPES = ", ".join([*MESSAGES, "ping", "subscribe"])
+
+Explain = Callable[[Exception], ErrorReply]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Frame:
+    """One message; `id` is echoed in its answer."""
+
+    type: str
+    payload: Mapping[str, Json]
+    id: str | int | None
+
+
+def websocket_route(node: Node, explain: Explain, *, message_bytes_max: int) -> WebSocketRoute:
+    """Return the route of /ws.
+
+    Args:
+        explain: says what a caller is told of an exception, any exception.
+    """
+
+    async def serve(websocket: WebSocket) -> None:
+        # The header is the gateway's word; a client of the gateway must not reach past it with a query.
+        session_id = websocket.headers.get(headers.SESSION) or websocket.query_params.get("session_id")
+        conversation = _Conversation(node, websocket, explain, session_id, message_bytes_max)
+        await websocket.accept()
+        await conversation.run()
+
+    return WebSocketRoute("/ws", serve)
+
+
+class _Conversation:
+    """One socket, from its first message to its end."""
+
+    def __init__(
+        self, node: Node, websocket: WebSocket, explain: Explain, session_id: str | None, message_bytes_max: int
+    ) -> None:
+        self._node = node
+        self._websocket = websocket
+        self._explain = explain
+        self._session_id = session_id
+        self._message_bytes_max = message_bytes_max
+        self._unsubscribe: Callable[[], None] | None = None
+        self._events: asyncio.Queue[dict[str, object]] = asyncio.Queue(_EVENTS_MAX)
+        self._sender: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Answer messages until either side closes."""
+        try:
+            while (message := await self._websocket.receive())["type"] != "websocket.disconnect":
+                text = message.get("text")
+                await self._answer(message["bytes"] if text is None else text.encode())
+        except WebSocketDisconnect:
+            pass  # gone while we were answering
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        if self._unsubscribe is not None:
+            self._unsubscribe()
+            self._unsubscribe = None
+        if self._sender is not None:
+            self._sender.cancel()
+
+    async def _answer(self, raw: bytes) -> None:
+        started_at_s = time.perf_counter()
+        frame_id: str | int | None = None
+        outcome = "okay"
+        try:
+            body = self._decoded(raw)
+            frame_id = _id(body)
+            await self._serve(_frame(body, frame_id))
+        except WebSocketDisconnect:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is explained and the socket stays open
+            told = self._explain(error)
+            outcome = told.code
+            if told.code in _LOST:
+                await self._websocket.close(_RESTARTING, "this node is stopping; connect again")
+            else:
+                await self._send("error", told.error, frame_id)
+        if _log.isEnabledFor(logging.INFO):
+            ms = round((time.perf_counter() - started_at_s) * 1e3, 3)
+            _log.info("message", extra={"outcome": outcome, "message_id": frame_id, "ms": ms})
+
+    def _decoded(self, raw: bytes) -> dict[str, Json]:
+        if len(raw) > self._message_bytes_max:
+            raise BodyTooLarge(self._message_bytes_max)
+        body = strict_json.loads(raw)
+        if not isinstance(body, dict):
+            raise InvalidRequest([("body", "must be an object")])
+        return body
+
+    async def _serve(self, frame: _Frame) -> None:
+        if frame.type == "ping":
+            await self._send("pong", {}, frame.id)
+        elif frame.type == "subscribe":
+            await self._subscribe(frame)
+        elif frame.type in MESSAGES:
+            await self._operate(frame, MESSAGES[frame.type])
+        else:
+            raise InvalidRequest([("type", f"there is no such message; known are {_TYPES}")])
+
+    async def _operate(self, frame: _Frame, message: MessageType) -> None:
+        with self._node.activity():
+            key = None if frame.id is None else str(frame.id)
+            body, argument = _parameter(frame.payload, message)
+            call = Call(
+                service=self._node.service,
+                reads=self._node.reads,
+                session_id=self._session_id,
+                body=body,
+                argument=argument,
+                retry=retry_key(message.operation, key, body, field="id"),
+            )
+            reply = await HANDLERS[message.operation.name](call)
+            await self._send(message.reply, reply, frame.id)
+
+    async def _subscribe(self, frame: _Frame) -> None:
+        """Tell of each pattern that the session learns from now on; to subscribe again changes nothing."""
+        with self._node.activity():
+            view = await self._node.reads.session(self._session_id)
+            facts = {"session_id": view.session_id, "processor_id": self._node.service.processor_id}
+            if self._unsubscribe is None:
+                self._unsubscribe = self._node.service.subscribe(
+                    self._session_id, lambda name: self._learned({**facts, "pattern_name": name})
+                )
+                self._sender = asyncio.create_task(self._send_events())
+            await self._send("event", {"event": "subscribed", **facts}, frame.id)
+
+    def _learned(self, facts: dict[str, object]) -> None:
+        if not self._events.full():
+            self._events.put_nowait({"event": "pattern_learned", **facts})
+            return
+        self._end()  # one that does not read what it asked for; it may connect again and catch up
+        self._closing = asyncio.create_task(self._quietly(self._websocket.close(_TOO_SLOW, "events are not read")))
+
+    async def _send_events(self) -> None:
+        while True:
+            await self._quietly(self._send("event", await self._events.get(), None))
+
+    async def _quietly(self, sending: Awaitable[None]) -> None:
+        with suppress(WebSocketDisconnect, RuntimeError):  # closed meanwhile; `run` sees it too
+            await sending
+
+    async def _send(self, kind: str, data: object, frame_id: str | int | None) -> None:
+        message = {"type": kind, "data": data} if frame_id is None else {"type": kind, "data": data, "id": frame_id}
+        await self._websocket.send_text(strict_json.dumps(message).decode())
+
+
+def _frame(body: dict[str, Json], frame_id: str | int | None) -> _Frame:
+    if unknown := sorted(body.keys() - _FRAME):
+        raise InvalidRequest([(name, "unknown field") for name in unknown])
+    kind, payload = body.get("type"), body.get("payload")
+    if not isinstance(kind, str):
+        raise InvalidRequest([("type", f"must be one of {_TYPES}")])
+    if payload is not None and not isinstance(payload, dict):
+        raise InvalidRequest([("payload", "must be an object")])
+    return _Frame(type=kind, payload=payload or {}, id=frame_id)
+
+
+def _id(body: dict[str, Json]) -> str | int | None:
+    """Return what the caller calls this message. Raises: InvalidRequest for what could not be a key."""
+    frame_id = body.get("id")
+    if frame_id is None:
+        return None
+    if isinstance(frame_id, str | int) and not isinstance(frame_id, bool) and 1 <= len(str(frame_id)) <= 255:
+        return frame_id
+    raise InvalidRequest([("id", "must be a string of 1 to 255 characters, or an integer")])
+
+
+def _parameter(payload: Mapping[str, Json], message: MessageType) -> tuple[dict[str, Json], str | None]:
+    """Split the operation's parameter, which HTTP has in the path or the query, from the body."""
+    body = dict(payload)
+    for name in message.operation.parameters or ():
+        value = body.pop(name, None)
+        if value is not None and not isinstance(value, str):
+            raise InvalidRequest([(name, "must be a string")])
+        return body, value
+    return body, None

@@ -1,0 +1,1 @@
+"""The node's interface, through real HTTP and WebSocket connections to a real server."""

@@ -1,0 +1,93 @@
+"""A request says whom it means, and a node answers for nobody else (architecture.md, decision 6)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from tests.contract.node.serving import PROCESSOR, Served, drained_by, error_of, serving_node
+
+
+def meant(processor_id: str = PROCESSOR, epoch: str = "1") -> dict[str, str]:
+    """Return the headers that say whom a request means."""
+    return {"X-Kato-Processor": processor_id, "X-Kato-Epoch": epoch}
+
+
+async def test_the_node_that_is_meant_answers(served: Served) -> None:
+    """With its own processor and epoch, or with neither, a node serves."""
+    assert (await served.http.get("/stm", headers=meant())).status_code == 200
+    assert (await served.http.get("/stm")).status_code == 200
+
+
+OTHERS = [
+    meant("processor-2"),
+    meant("PROCESSOR-1"),
+    meant(""),
+    meant(epoch="2"),
+    meant(epoch="01"),
+    meant(epoch=""),
+    {"X-Kato-Processor": "processor-2"},
+    {"X-Kato-Epoch": "2"},
+]
+
+
+async def test_another_node_than_the_one_that_is_meant_refuses(served: Served) -> None:
+    """Any other processor or epoch is 421 WRONG_NODE, on every path, WebSockets included."""
+    for headers in OTHERS:
+        await assert_refused(served, headers)
+
+
+async def assert_refused(served: Served, headers: dict[str, str]) -> None:
+    """Everything is 421 to a request with these headers."""
+    for method, path in (("POST", "/observe"), ("GET", "/stm"), ("GET", "/health"), ("GET", "/nothing")):
+        reply = await served.http.request(method, path, headers=headers)
+        assert (reply.status_code, error_of(reply)["code"]) == (421, "WRONG_NODE")
+    with pytest.raises(InvalidStatus) as refused:
+        await served.socket(additional_headers=headers)
+    assert refused.value.response.status_code == 421
+    assert json.loads(refused.value.response.body or b"")["error"]["code"] == "WRONG_NODE"
+
+
+async def test_the_refusal_does_not_wait_for_the_body(served: Served) -> None:
+    """421 comes before a byte of the body has been sent."""
+    reader, writer = await asyncio.open_connection(*served.address)
+    head = ["POST /observe HTTP/1.1", "Host: x", "X-Kato-Epoch: 7", "Content-Length: 1000000", "Expect: 100-continue"]
+    writer.write(("\r\n".join(head) + "\r\n\r\n").encode())
+    assert (await reader.readline()).startswith(b"HTTP/1.1 421 ")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_an_unbound_node_answers_for_nobody() -> None:
+    """An unbound node refuses operations, with or without the headers, and is healthy all the same."""
+    async with serving_node(bound=False) as served:
+        for headers in ({}, meant()):
+            reply = await served.http.post("/observe", json={"strings": ["a"]}, headers=headers)
+            assert (reply.status_code, error_of(reply)["code"]) == (421, "WRONG_NODE")
+        assert (await served.http.get("/health")).status_code == 200
+
+
+async def test_a_draining_node_sends_everybody_away_and_finishes_what_it_has() -> None:
+    """While draining: 421 to those who name it, 503 with Retry-After and Connection: close to the others, and the
+    call in flight is answered.
+    """
+    async with serving_node() as served:
+        await served.http.post("/learn")
+        served.committing.clear()
+        served.disk.gate.clear()
+        in_flight = asyncio.create_task(served.http.post("/observe", json={"strings": ["a"]}))
+        await served.committing.wait()
+        draining = await drained_by(served)
+        reply = await served.http.get("/stm", headers=meant())
+        assert (reply.status_code, error_of(reply)["code"]) == (421, "WRONG_NODE")
+        for path in ("/stm", "/health", "/nothing"):
+            reply = await served.http.get(path)
+            assert (reply.status_code, reply.headers["connection"]) == (503, "close")
+            assert reply.headers["retry-after"].isdecimal()
+            error_of(reply)
+        served.disk.gate.set()
+        assert (await in_flight).status_code == 200
+        await draining

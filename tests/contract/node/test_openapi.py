@@ -1,0 +1,93 @@
+"""OpenAPI is whole, true, and its examples work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+
+from kato_node.wire import schemas
+from kato_node.wire.operations import OPERATIONS
+from tests.contract.node.serving import Served, serving_node
+
+Described = dict[str, object]
+
+
+async def test_every_example_works_when_sent_in_order(served: Served) -> None:
+    """On a new processor each documented call, sent with its examples in the document's order, answers 200."""
+    document = (await served.http.get("/openapi.json")).json()
+    for path, method, described in calls(document):
+        if not described.get("deprecated"):
+            reply = await sent(served.http, path, method, described)
+            assert reply.status_code == 200, (path, reply.text)
+
+
+async def test_the_document_names_every_route_and_no_control_route(served: Served) -> None:
+    """Each path and alias of each operation is documented; control routes are not."""
+    document = (await served.http.get("/openapi.json")).json()
+    expected = {(path, method.lower()) for item in OPERATIONS for path in item.paths for method in item.methods}
+    assert {(path, method) for path, method, _ in calls(document)} == expected
+    assert "/control" not in (await served.http.get("/openapi.json")).text
+    assert "/ws" in document["info"]["description"]
+
+
+async def test_the_document_is_consistent(served: Served) -> None:
+    """Every reference leads to a schema, every operation id is unique, every documented operation has its errors."""
+    document = (await served.http.get("/openapi.json")).json()
+    for reference in references(document):
+        kind, name = reference.removeprefix("#/components/").split("/")
+        assert name in document["components"][kind]
+    ids = [described["operationId"] for _, _, described in calls(document)]
+    assert len(ids) == len(set(ids))
+    for _, _, described in calls(document):
+        assert described["responses"].keys() == {"200", "default"}  # type: ignore[attr-defined]
+
+
+async def test_errors_are_what_the_document_says(served: Served) -> None:
+    """A reply of an error is what the schema Error describes."""
+    for reply in (await served.http.get("/nothing"), await served.http.post("/observe", json={"x": 1})):
+        schemas.Error.model_validate_json(reply.content)
+
+
+async def test_the_documentation_is_a_page(served: Served) -> None:
+    """GET /docs is HTML that shows /openapi.json; there is no second documentation."""
+    page = await served.http.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "/openapi.json" in page.text
+    assert (await served.http.get("/redoc")).status_code == 404
+
+
+async def test_an_unbound_node_is_documented_too() -> None:
+    """The document does not depend on a processor."""
+    async with serving_node(bound=False) as served:
+        assert (await served.http.get("/openapi.json")).status_code == 200
+
+
+def calls(document: Described) -> Iterator[tuple[str, str, Described]]:
+    """Yield each documented (path, method, description), in the document's order."""
+    for path, item in document["paths"].items():  # type: ignore[attr-defined]
+        for method, described in item.items():
+            yield path, method, described
+
+
+async def sent(client: httpx.AsyncClient, path: str, method: str, described: Described) -> httpx.Response:
+    """Send a documented call with its examples."""
+    for parameter in described["parameters"]:  # type: ignore[attr-defined]
+        if parameter["in"] == "path":
+            path = path.replace(f"{{{parameter['name']}}}", parameter["example"])
+    body = described.get("requestBody")
+    if body is None:
+        return await client.request(method, path)
+    return await client.request(method, path, json=body["content"]["application/json"]["example"])  # type: ignore[index]
+
+
+def references(value: object) -> Iterator[str]:
+    """Yield every $ref."""
+    if isinstance(value, dict):
+        if isinstance(value.get("$ref"), str):
+            yield value["$ref"]
+        for item in value.values():
+            yield from references(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from references(item)

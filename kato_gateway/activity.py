@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 
 class Activity:
@@ -49,3 +49,7 @@ class Activity:
         now_s = self._now_s()
         taken.update(dict.fromkeys(self._open, now_s))
         return taken
+
+    def put_back(self, uses_at_s: Mapping[str, float]) -> None:
+        """Take back what was handed over and not written; later uses stand."""
+        self._used_at_s = {**uses_at_s, **self._used_at_s}

@@ -1,80 +1,135 @@
-"""The life of sessions: created, found a node, hibernated with it, woken, ended; and what the nodes owe them.
+"""The life of sessions: created, found a node, hibernated with it, woken, ended.
 
-The one place that changes sessions and routes. The data plane reads `routes` and calls `resolve` on a miss and `lost`
-on a route that failed it; the API calls the rest.
+The one place that changes sessions and routes. The data plane calls `resolve` for each call's route, and `lost` on one
+that failed it; the API calls the rest. What a call begins goes on when its caller leaves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Mapping
 from typing import Literal
 
+from container_manager.runtime import Runtime
 from kato_gateway.activity import Activity
+from kato_gateway.clock import Clock, SystemClock
+from kato_gateway.creating import TTL_S_MAX, Created, CreateSession, Start, check, check_ttl
 from kato_gateway.dataplane.routes import Route, RouteTable
+from kato_gateway.directory import Directory
+from kato_gateway.domain.errors import Conflict, GatewayError, RuntimeOutOfReach
 from kato_gateway.domain.policy import LifecyclePolicy
-from kato_gateway.domain.sessions import EndReason, Json, NodeRecord, SessionRecord
+from kato_gateway.domain.sessions import (
+    EndReason,
+    Json,
+    NodeRecord,
+    NodeState,
+    SessionRecord,
+    configured,
+    ended,
+    extended,
+    new_session,
+)
+from kato_gateway.events import Event, Events
+from kato_gateway.fleet import POLL_S, Fleet
+from kato_gateway.ground import Ground, NewSpec
+from kato_gateway.janitor import Janitor
+from kato_gateway.lookout import Lookout
+from kato_gateway.nodes import NodeClient
+from kato_gateway.opener import Opener
+from kato_gateway.pool import Pool
+from kato_gateway.recovery import Recovery
+from kato_gateway.registry.base import Leftover, LeftoverChange, Registry, SessionChange
+from kato_gateway.shutdown import end_everything
+from kato_gateway.tasks import Tasks
+from kato_gateway.upkeep import Upkeep
 
-Start = Literal["warm", "cold", "shared", "restored"]
+__all__ = ["TTL_S_MAX", "CreateSession", "Created", "Lifecycle"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreateSession:
-    """What a client asks for.
-
-    Attributes:
-        session_id: generated if None; `wire.control.ID_PATTERN`.
-        node_id: the processor, `wire.control.ID_PATTERN`; None: one of the session's own.
-        ttl_seconds: None: the policy's.
-        config: the session's own values, checked by its node.
-    """
-
-    user_id: str | None = None
-    session_id: str | None = None
-    node_id: str | None = None
-    ttl_seconds: float | None = None
-    sliding: bool = True
-    config: Mapping[str, Json] = field(default_factory=dict)
-    metadata: Mapping[str, Json] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Created:
-    """A session and where it is.
-
-    Attributes:
-        created: False if it was there already.
-        start: from the pool, by a node of its own start, on a node that was there, or (found again) on a woken one.
-        timings_ms: milliseconds by step: claim, spawn, ready, bind, total.
-        node: the node's record, for its addresses and name.
-    """
-
-    record: SessionRecord
-    route: Route
-    node: NodeRecord
-    created: bool
-    start: Start
-    timings_ms: Mapping[str, float]
+FIRST_SWEEP_S = 2.0
+WATCH_PAUSE_S = 1.0
+_ROUNDS = 10
+_log = logging.getLogger(__name__)
 
 
 class Lifecycle:
-    """Creates, finds, wakes and ends sessions."""
+    """Creates, finds, wakes and ends sessions.
 
-    def __init__(self, *, routes: RouteTable, activity: Activity, policy: LifecyclePolicy) -> None:
-        self.routes = routes
-        self.activity = activity
-        self._policy = policy
+    Args:
+        registry, runtime, client: open; whoever opened them closes them after `stop`.
+        new_spec: makes the specification of each node; see ground.NewSpec.
+
+    Attributes:
+        routes: where each session's calls go.
+        activity: who is being called; the data plane keeps it.
+        directory: sessions and nodes to read.
+        events: what happens, to listen to.
+        pool: its `view` is for the gateway's status.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        runtime: Runtime,
+        client: NodeClient,
+        new_spec: NewSpec,
+        policy: LifecyclePolicy,
+        clock: Clock | None = None,
+    ) -> None:
+        clock = clock or SystemClock()
+        self.events = Events()
+        self.routes = RouteTable()
+        self.activity = Activity(clock.now_s)
+        self._loops = Tasks()
+        self._ground = ground = Ground(
+            registry=registry,
+            runtime=runtime,
+            client=client,
+            new_spec=new_spec,
+            policy=policy,
+            clock=clock,
+            events=self.events,
+            tasks=Tasks(),
+        )
+        self.directory = Directory(ground, self.activity)
+        self._janitor = Janitor(ground, self._forget)
+        self.pool = Pool(ground, self._janitor)
+        lookout = self._lookout = Lookout(ground)
+        self._fleet = Fleet(ground, pool=self.pool, janitor=self._janitor, lookout=lookout, routes=self.routes)
+        self._opener = Opener(ground, fleet=self._fleet, directory=self.directory, routes=self.routes)
+        self._recovery = Recovery(
+            ground, fleet=self._fleet, pool=self.pool, janitor=self._janitor, lookout=lookout, routes=self.routes
+        )
+        self._upkeep = Upkeep(ground, self.activity, end=self._end, is_opening=self._opener.is_opening)
+        self._serving = False
+        self._swept = asyncio.Event()
 
     async def start(self) -> None:
         """Match what runs with what is recorded, then serve; the pool fills in the background.
 
         Raises: RegistryUnavailable. A runtime out of reach does not fail the start: it is looked at again.
         """
-        raise NotImplementedError
+        ground, policy = self._ground, self._ground.policy
+        await ground.registry.count_nodes()
+        self._serving = True
+        self._loops.supervise("watch", self._recovery.watch, ground.clock, WATCH_PAUSE_S)
+        self._loops.supervise("sweep", self._sweep, ground.clock, policy.sweep_interval_s)
+        self._loops.supervise("upkeep", self._upkeep.round, ground.clock, policy.upkeep_interval_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_SWEEP_S):
+                await self._swept.wait()
 
     async def stop(self) -> None:
         """Take no more calls, end every node gently, leave each session hibernated. Idempotent, bounded in time."""
-        raise NotImplementedError
+        if not self._serving:
+            return
+        self._serving = False
+        await self._loops.cancel()
+        self.pool.stop_filling()
+        await end_everything(self._ground, self._janitor, self._recovery, self._upkeep)
 
     async def create(self, wanted: CreateSession) -> Created:
         """Create the session and have a node open it; or find the caller's live session of this id.
@@ -82,7 +137,9 @@ class Lifecycle:
         Raises: InvalidSession, Conflict, NodeRefused, CapacityReached, NodeFailed, NodeTimeout, RuntimeOutOfReach,
             RegistryUnavailable. After any of them no session is left behind.
         """
-        raise NotImplementedError
+        self._check_serving()
+        check(wanted)
+        return await self._ground.tasks.outlive("create", self._create(wanted))
 
     async def resolve(self, session_id: str) -> Route:
         """Return the session's route; on a miss find its processor's node, or wake one. `default` is made on demand.
@@ -90,44 +147,191 @@ class Lifecycle:
         Raises: SessionNotFound, SessionExpired, NodeRefused, CapacityReached, NodeFailed, NodeTimeout,
             RuntimeOutOfReach, RegistryUnavailable.
         """
-        raise NotImplementedError
+        route = self.routes.get(session_id)
+        if route is not None:
+            return route
+        self._check_serving()
+        return (await self._opener.open(session_id)).route
 
     async def lost(self, route: Route) -> None:
-        """Take a report that the route failed: connection refused or broken, 421, or a draining node's 503.
+        """Take a report that the route failed: connection refused or broken, time-out, 421, or a draining node's 503.
 
         Drops the node's routes and finds out. Afterwards `resolve` gives a route that is good as far as can be told.
-        Raises: RuntimeOutOfReach if the runtime cannot tell; nothing was stopped, try again later.
+        Raises: RuntimeOutOfReach, NodeTimeout if it cannot be told now; nothing was stopped. RegistryUnavailable.
         """
-        raise NotImplementedError
+        self._check_serving()
+        known = self.routes.get(route.session_id)
+        if known is None or known == route:
+            await self._fleet.doubt(route.node_id)
 
     def touch(self, session_id: str) -> None:
         """Note a call on the session, which slides its expiry; in memory, written now and then."""
-        raise NotImplementedError
+        self.activity.touch(session_id)
 
     async def get(self, session_id: str) -> SessionRecord:
         """Return the live session, its times as of now; slides nothing.
 
         Raises: SessionNotFound, SessionExpired, RegistryUnavailable.
         """
-        raise NotImplementedError
+        return self.directory.current(await self.directory.session(session_id))
 
     async def extend(self, session_id: str, *, ttl_s: float | None) -> SessionRecord:
-        """Give the session a new expiry, `ttl_s` seconds from now. Raises: as get."""
-        raise NotImplementedError
+        """Give the session a new expiry, `ttl_s` seconds from now; None: its time to live again.
+
+        Raises: InvalidSession, SessionNotFound, SessionExpired, Conflict, RegistryUnavailable.
+        """
+        self._check_serving()
+        check_ttl(ttl_s)
+        for _ in range(_ROUNDS):
+            record = await self.directory.session(session_id)
+            after = extended(record, at_s=self._ground.clock.now_s(), ttl_s=ttl_s)
+            if await self._ground.registry.apply([SessionChange(before=record, after=after)]):
+                return after
+        raise _changing(session_id)
+
+    async def effective_config(self, session_id: str) -> Mapping[str, Json]:
+        """Return the session's whole configuration: its node's answer, or the last one if no node has it open.
+
+        Raises: SessionNotFound, SessionExpired, RegistryUnavailable.
+        """
+        record = await self.directory.session(session_id)
+        route = self.routes.get(session_id)
+        node = await self._ground.registry.node(route.node_id) if route else None
+        if node is None:
+            return record.effective_config
+        try:
+            info = await self._ground.client.session(node, session_id, timeout_s=self._ground.policy.call_timeout_s)
+        except GatewayError as error:
+            _log.info("config_not_read", extra={"session_id": session_id, "reason": error.message})
+            return record.effective_config
+        if info.config != record.effective_config:
+            changed = configured(record, effective_config=info.config)
+            await self._ground.registry.apply([SessionChange(before=record, after=changed)])
+        return info.config
 
     async def end(self, session_id: str, reason: EndReason = EndReason.DELETED) -> SessionRecord:
         """End the session in whatever state it is, and its node if that serves nobody else; patterns stay.
 
-        Raises: SessionNotFound, SessionExpired if it has ended already; RegistryUnavailable.
+        Raises: SessionNotFound, SessionExpired if it has ended already; Conflict, RegistryUnavailable.
         """
-        raise NotImplementedError
+        self._check_serving()
+        for _ in range(_ROUNDS):
+            record = await self.directory.session(session_id)
+            if await self._ground.tasks.outlive("end", self._end(record, reason)):
+                return ended(record, reason=reason, at_s=self._ground.clock.now_s())
+        raise _changing(session_id)
 
-    async def end_node(self, node_id: str) -> NodeRecord:
+    async def end_node(self, name: str) -> NodeRecord:
         """Drain and stop one node, named by its own id or its processor's; its sessions are hibernated.
 
         Raises: NodeNotFound, RegistryUnavailable.
         """
-        raise NotImplementedError
+        self._check_serving()
+        node = await self.directory.node(name)
+        await self._ground.tasks.outlive("end node", self._end_node(node))
+        return node
+
+    async def _sweep(self) -> None:
+        try:
+            await self._recovery.sweep()
+        finally:
+            if self._serving:
+                self.pool.fill()
+            self._swept.set()
+
+    async def _create(self, wanted: CreateSession) -> Created:
+        clock = self._ground.clock
+        began_s = clock.now_s()
+        record, created = await self._recorded(wanted)
+        opened = await self._opener.open(record.session_id)
+        start: Start = opened.start
+        if not created and start != "shared":
+            start = "restored"
+        total_ms = 1000 * (clock.now_s() - began_s)
+        return Created(
+            record=opened.record,
+            route=opened.route,
+            node=opened.node,
+            created=created,
+            start=start,
+            timings_ms={"claim": 0.0, "spawn": 0.0, "ready": 0.0, "bind": 0.0, **opened.timings_ms, "total": total_ms},
+        )
+
+    async def _recorded(self, wanted: CreateSession) -> tuple[SessionRecord, bool]:
+        """Return the new session's record, or the caller's live one of this id and False. Raises: Conflict."""
+        session_id = wanted.session_id or secrets.token_hex(16)
+        policy = self._ground.policy
+        for _ in range(_ROUNDS):
+            found = await self._ground.registry.session(session_id) if wanted.session_id else None
+            if found is not None and found.live:
+                if self.directory.is_due(found):
+                    await self._end(found, EndReason.EXPIRED)
+                    continue
+                if found.user_id != wanted.user_id:
+                    raise Conflict(f"Session {session_id!r} is somebody else's; choose another id.")
+                return found, False
+            record = new_session(
+                session_id,
+                incarnation=secrets.token_hex(8),
+                at_s=self._ground.clock.now_s(),
+                ttl_s=policy.session_ttl_s if wanted.ttl_seconds is None else wanted.ttl_seconds,
+                processor_id=wanted.node_id,
+                user_id=wanted.user_id,
+                sliding=wanted.sliding,
+                config=wanted.config,
+                metadata=wanted.metadata,
+            )
+            if await self._ground.registry.apply([SessionChange(before=found, after=record)]):
+                self._tell_session("session_created", record)
+                return record, True
+        raise _changing(session_id)
+
+    async def _end(self, record: SessionRecord, reason: EndReason) -> bool:
+        """End the session as it stands in this record; False if the record has moved on."""
+        after = ended(record, reason=reason, at_s=self._ground.clock.now_s())
+        leftover = Leftover(
+            processor_id=record.processor_id, session_id=record.session_id, incarnation=record.incarnation
+        )
+        changed = SessionChange(before=record, after=after)
+        if not await self._ground.registry.apply([changed, LeftoverChange(leftover=leftover, remember=True)]):
+            return False
+        self._opener.close(record.session_id)
+        self._tell_session("session_ended", after)
+        tidying = self._ground.tasks.spawn("tidy", self._fleet.tidy(record.processor_id))
+        await asyncio.wait({tidying}, timeout=self._ground.policy.call_timeout_s)
+        return True
+
+    async def _end_node(self, node: NodeRecord) -> None:
+        ground = self._ground
+        self._fleet.forget(node)
+        if node.state is NodeState.BOUND:
+            try:
+                await ground.client.drain(node, timeout_s=ground.policy.call_timeout_s)
+            except GatewayError as error:
+                _log.info("node_not_drained", extra={"node_id": node.node_id, "reason": error.message})
+            else:
+                await self._lookout.gone(node.node_id, within_s=ground.policy.drain_grace_s, poll_s=POLL_S)
+        await self._janitor.end(node)
+
+    def _forget(self, node: NodeRecord) -> None:
+        self._fleet.forget(node)
+        self.pool.forget(node)
+
+    def _check_serving(self) -> None:
+        if not self._serving:
+            raise RuntimeOutOfReach("The gateway is stopping; call again in a moment.", retry_after_s=1.0)
+
+    def _tell_session(self, kind: Literal["session_created", "session_ended"], record: SessionRecord) -> None:
+        self.events.publish(
+            Event(
+                kind=kind,
+                at_s=self._ground.clock.now_s(),
+                session_id=record.session_id,
+                processor_id=record.processor_id,
+                reason=record.reason.value if record.reason else None,
+            )
+        )
 
 
-Clock = Callable[[], float]
+def _changing(session_id: str) -> Conflict:
+    return Conflict(f"Session {session_id!r} was changed by others at the same time; try again.")

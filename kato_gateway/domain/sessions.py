@@ -1,11 +1,12 @@
 """Sessions and nodes as the gateway records them, and the moves that each may make.
 
     session   creating -> active <-> hibernated;  each of them -> ended (deleted, expired, failed)
-    node      creating -> pool -> binding -> bound;  each of them -> ended
+    node      creating -> pool -> binding -> bound;  each of them -> ended, or -> quarantined -> ended
 
 A session is creating until a node has taken its configuration, active while a node has it open, hibernated while none
 does. A node is recorded as creating before the runtime is asked for it, and as binding before it is told its
-processor: `binding` and `bound` hold the processor, and the registry lets one node hold it at a time. An ended node
+processor: `binding` and `bound` hold the processor, and the registry lets one node hold it at a time. A quarantined
+node runs, but is not what its record says or has none: it gets no calls, and is left alone for a while. An ended node
 serves nobody; its record stays until every trace of it is removed from the runtime.
 """
 
@@ -45,6 +46,7 @@ class NodeState(Enum):
     POOL = "pool"
     BINDING = "binding"
     BOUND = "bound"
+    QUARANTINED = "quarantined"
     ENDED = "ended"
 
 
@@ -56,10 +58,11 @@ SESSION_MOVES: Mapping[SessionStatus, frozenset[SessionStatus]] = {
 }
 
 NODE_MOVES: Mapping[NodeState, frozenset[NodeState]] = {
-    NodeState.CREATING: frozenset({NodeState.POOL, NodeState.ENDED}),
-    NodeState.POOL: frozenset({NodeState.BINDING, NodeState.ENDED}),
-    NodeState.BINDING: frozenset({NodeState.BOUND, NodeState.ENDED}),
-    NodeState.BOUND: frozenset({NodeState.ENDED}),
+    NodeState.CREATING: frozenset({NodeState.POOL, NodeState.QUARANTINED, NodeState.ENDED}),
+    NodeState.POOL: frozenset({NodeState.BINDING, NodeState.QUARANTINED, NodeState.ENDED}),
+    NodeState.BINDING: frozenset({NodeState.BOUND, NodeState.QUARANTINED, NodeState.ENDED}),
+    NodeState.BOUND: frozenset({NodeState.QUARANTINED, NodeState.ENDED}),
+    NodeState.QUARANTINED: frozenset({NodeState.ENDED}),
     NodeState.ENDED: frozenset(),
 }
 
@@ -126,7 +129,7 @@ class NodeRecord:
 
     Attributes:
         node_id: its own, for life; the runtime's name for it is `kato-<node_id>`.
-        spec_hash: of the specification that it was started from.
+        spec_hash: of the specification that it was started from, but for its id: equal for interchangeable nodes.
         created_at_s, changed_at_s: when its intent was recorded, when it last changed state; seconds since the epoch.
         processor_id: what it holds; set exactly while binding or bound.
         epoch: what it is bound with; set exactly while bound.
@@ -151,11 +154,45 @@ class NodeRecord:
         return f"kato-{self.node_id}"
 
 
+def new_session(
+    session_id: str,
+    *,
+    incarnation: str,
+    at_s: float,
+    ttl_s: float | None,
+    processor_id: str | None = None,
+    user_id: str | None = None,
+    sliding: bool = True,
+    config: Mapping[str, Json] | None = None,
+    metadata: Mapping[str, Json] | None = None,
+) -> SessionRecord:
+    """Return a session as it begins, with a processor of its own unless it names one; `default` never expires."""
+    lasting_s = None if session_id == DEFAULT_SESSION else ttl_s
+    return SessionRecord(
+        session_id=session_id,
+        user_id=user_id,
+        processor_id=session_id if processor_id is None else processor_id,
+        incarnation=incarnation,
+        created_at_s=at_s,
+        last_activity_at_s=at_s,
+        expires_at_s=None if lasting_s is None else at_s + lasting_s,
+        ttl_s=lasting_s,
+        sliding=sliding,
+        config=config or {},
+        metadata=metadata or {},
+    )
+
+
 def activated(record: SessionRecord, *, node_id: str, effective_config: Mapping[str, Json]) -> SessionRecord:
     """Return the session as open on a node. Raises: IllegalMove."""
     return _session_moved(
         record, SessionStatus.ACTIVE, replace(record, node_id=node_id, effective_config=effective_config)
     )
+
+
+def configured(record: SessionRecord, *, effective_config: Mapping[str, Json]) -> SessionRecord:
+    """Return the session with its configuration as its node answers it now."""
+    return replace(record, effective_config=effective_config, version=record.version + 1)
 
 
 def hibernated(record: SessionRecord) -> SessionRecord:
@@ -203,6 +240,11 @@ def claimed(node: NodeRecord, *, processor_id: str, at_s: float) -> NodeRecord:
 def bound(node: NodeRecord, *, epoch: int, at_s: float) -> NodeRecord:
     """Return the node as bound with this epoch. Raises: IllegalMove."""
     return _node_moved(node, NodeState.BOUND, replace(node, epoch=epoch, changed_at_s=at_s))
+
+
+def quarantined(node: NodeRecord, *, at_s: float) -> NodeRecord:
+    """Return the node as left alone, holding nothing. Raises: IllegalMove."""
+    return _node_moved(node, NodeState.QUARANTINED, replace(node, processor_id=None, epoch=None, changed_at_s=at_s))
 
 
 def node_ended(node: NodeRecord, *, at_s: float) -> NodeRecord:

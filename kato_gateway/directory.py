@@ -1,0 +1,64 @@
+"""What is known of sessions and nodes, for those who only read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from kato_gateway.activity import Activity
+from kato_gateway.domain.errors import NodeNotFound, SessionExpired, SessionNotFound
+from kato_gateway.domain.policy import expires_at_s
+from kato_gateway.domain.sessions import EndReason, NodeRecord, NodeState, SessionRecord, slid
+from kato_gateway.ground import Ground
+from kato_gateway.registry.base import SessionQuery
+
+
+class Directory:
+    """Reads the registry, and adds what has not been written yet. Every call may raise RegistryUnavailable."""
+
+    def __init__(self, ground: Ground, activity: Activity) -> None:
+        self._ground = ground
+        self._activity = activity
+
+    async def session(self, session_id: str) -> SessionRecord:
+        """Return the live session, exactly as recorded. Raises: SessionNotFound, SessionExpired."""
+        record = await self._ground.registry.session(session_id)
+        if record is None or (not record.live and record.reason is not EndReason.EXPIRED):
+            raise SessionNotFound(session_id)
+        if not record.live or self.is_due(record):
+            raise SessionExpired(session_id, processor_id=record.processor_id)
+        return record
+
+    def is_due(self, record: SessionRecord) -> bool:
+        """Whether the live session's time has come: no call is open, and none was made since within its time."""
+        if self._activity.in_use(record.session_id):
+            return False
+        at_s = expires_at_s(record, self._activity.last_use_s(record.session_id))
+        return at_s is not None and at_s <= self._ground.clock.now_s()
+
+    def current(self, record: SessionRecord) -> SessionRecord:
+        """Return the record with its times as of now; not one to compare and set with."""
+        used_at_s = self._activity.last_use_s(record.session_id) if record.live else None
+        return record if used_at_s is None else replace(slid(record, at_s=used_at_s), version=record.version)
+
+    async def sessions(self, query: SessionQuery, *, limit: int, after: str = "") -> Sequence[SessionRecord]:
+        """Return the first `limit` sessions of the query by id, beyond `after`; their times as of now."""
+        found = await self._ground.registry.sessions(query, limit=limit, after=after)
+        return [self.current(record) for record in found]
+
+    async def count_sessions(self, query: SessionQuery) -> int:
+        """Return how many sessions the query has."""
+        return await self._ground.registry.count_sessions(query)
+
+    async def nodes(self) -> Sequence[NodeRecord]:
+        """Return every node that has not ended, by id."""
+        return [node for node in await self._ground.registry.nodes() if node.state is not NodeState.ENDED]
+
+    async def node(self, name: str) -> NodeRecord:
+        """Return the node of this id, or the one that holds the processor of this id. Raises: NodeNotFound."""
+        node = await self._ground.registry.node(name)
+        if node is None or node.state is NodeState.ENDED:
+            node = await self._ground.registry.node_of(name)
+        if node is None:
+            raise NodeNotFound(f"No node runs under the id {name!r}, nor for a processor of that id.")
+        return node

@@ -1,0 +1,329 @@
+"""Which node serves a processor: found, verified, bound from the pool, given up.
+
+One gateway does this once at a time for a processor; between several, the registry lets one node hold a processor, and
+the epoch that a bind takes makes every older node of that processor refuse.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from container_manager.spec import Liveness
+from kato_gateway.dataplane.routes import Route, RouteTable
+from kato_gateway.domain.errors import NodeFailed, NodeRefused, NodeTimeout, RuntimeOutOfReach
+from kato_gateway.domain.policy import INTENT_SLACK_S, Answer, LifecyclePolicy, Sight, Verdict, judge, serving
+from kato_gateway.domain.sessions import (
+    HOLDING_STATES,
+    LIVE_STATUSES,
+    NodeRecord,
+    NodeState,
+    SessionRecord,
+    activated,
+    bound,
+)
+from kato_gateway.events import Event
+from kato_gateway.ground import Ground
+from kato_gateway.janitor import Janitor
+from kato_gateway.lookout import Lookout
+from kato_gateway.pool import RETRY_AFTER_S, Claim, Pool
+from kato_gateway.registry.base import Change, Leftover, LeftoverChange, NodeChange, SessionChange, SessionQuery
+from kato_gateway.tasks import Flights, Locks, all_of
+from kato_node.wire.control import BindReply, BindRequest, OpenSession
+
+_log = logging.getLogger(__name__)
+
+POLL_S = 0.05
+_ATTEMPTS = 5
+_SESSIONS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """A processor's node, bound.
+
+    Attributes:
+        start: "shared" if it was there already.
+        session: the session that the node was bound with, recorded as active; None if it has yet to be opened.
+        timings_ms: claim, spawn, ready and bind, as far as they were needed.
+    """
+
+    node: NodeRecord
+    start: Literal["warm", "cold", "shared"]
+    session: SessionRecord | None
+    timings_ms: Mapping[str, float]
+
+
+class Fleet:
+    """The nodes that are bound, by processor."""
+
+    def __init__(self, ground: Ground, *, pool: Pool, janitor: Janitor, lookout: Lookout, routes: RouteTable) -> None:
+        self._ground = ground
+        self._pool = pool
+        self._janitor = janitor
+        self._lookout = lookout
+        self._routes = routes
+        self._known: dict[str, NodeRecord] = {}
+        self._locks = Locks()
+        self._placing: Flights[Placement] = Flights(ground.tasks)
+        self._doubting: Flights[None] = Flights(ground.tasks)
+
+    def serves(self, node: NodeRecord) -> bool:
+        """Whether the node is known to serve the processor that it holds in this record."""
+        known = self._known.get(node.processor_id or "")
+        return known is not None and known.node_id == node.node_id
+
+    def route(self, node: NodeRecord, session_id: str) -> Route:
+        """Return the way to a session on a bound node. Raises: NodeFailed if the node is not bound or nowhere."""
+        if node.processor_id is None or node.epoch is None or node.internal is None:
+            raise NodeFailed(f"Node {node.node_id} is not bound.")
+        return Route(
+            session_id=session_id,
+            processor_id=node.processor_id,
+            epoch=node.epoch,
+            node_id=node.node_id,
+            address=node.internal,
+        )
+
+    def adopt(self, node: NodeRecord) -> None:
+        """Take it as known that the node serves its processor."""
+        if node.processor_id is not None:
+            self._known[node.processor_id] = node
+
+    def forget(self, node: NodeRecord) -> None:
+        """Take it that the node serves nobody; its routes go."""
+        self._routes.drop_node(node.node_id)
+        self._lookout.forget(node.node_id)
+        for processor_id in [key for key, known in self._known.items() if known.node_id == node.node_id]:
+            del self._known[processor_id]
+
+    async def place(self, session: SessionRecord) -> Placement:
+        """Find the node of the session's processor, or bind one, with this session as its first.
+
+        Raises: NodeRefused (the bind), CapacityReached, NodeFailed, NodeTimeout, RuntimeOutOfReach,
+            RegistryUnavailable.
+        """
+        while True:
+            joined = self._placing.flying(session.processor_id)
+            try:
+                return await self._placing.join(session.processor_id, lambda: self._place(session))
+            except NodeRefused:  # another session's configuration is no fault of this one
+                if not joined:
+                    raise
+
+    async def doubt(self, node_id: str) -> None:
+        """Find out about a node that a call failed on; no call goes there meanwhile.
+
+        Raises: RuntimeOutOfReach, NodeTimeout if that cannot be found out now; RegistryUnavailable.
+        """
+        await self._doubting.join(node_id, lambda: self._doubt(node_id))
+
+    async def tidy(self, processor_id: str) -> None:
+        """Have the processor's node delete what is left of ended sessions; end it if it serves nobody.
+
+        Raises: RegistryUnavailable.
+        """
+        async with self._locks.hold(processor_id):
+            node = await self._ground.registry.node_of(processor_id)
+            if node is None or node.state is not NodeState.BOUND:
+                return
+            sessions = await self._live_sessions(processor_id)
+            leftovers = await self._closable(processor_id, sessions)
+            await all_of(self._close(node, leftover) for leftover in leftovers)
+            if not serving(sessions):
+                await self._janitor.end(node)
+
+    async def _place(self, session: SessionRecord) -> Placement:
+        processor_id = session.processor_id
+        async with self._locks.hold(processor_id):
+            for _ in range(_ATTEMPTS):
+                known = self._known.get(processor_id)
+                if known is not None:
+                    return _shared(known)
+                holder = await self._ground.registry.node_of(processor_id)
+                if holder is None:
+                    placement = await self._bind(session)
+                else:
+                    settled = await self._settle(holder)
+                    placement = None if settled is None else _shared(settled)
+                if placement is not None:
+                    self.adopt(placement.node)
+                    return placement
+        raise NodeFailed(f"No node could be bound to processor {processor_id!r}; try again.")
+
+    async def _doubt(self, node_id: str) -> None:
+        self._routes.drop_node(node_id)
+        node = await self._ground.registry.node(node_id)
+        if node is None or node.processor_id is None:
+            return
+        async with self._locks.hold(node.processor_id):
+            self.forget(node)
+            current = await self._ground.registry.node(node_id)
+            if current is None or current.state not in HOLDING_STATES:
+                return
+            settled = await self._settle(current)
+            if settled is not None:
+                self.adopt(settled)
+
+    async def _settle(self, holder: NodeRecord) -> NodeRecord | None:
+        """Look at the processor's holder until it can be said whether it serves; None: it holds nothing any more.
+
+        One that is draining is waited for, and then superseded: whatever is bound next takes a newer epoch.
+        """
+        ground, policy = self._ground, self._ground.policy
+        since_s = ground.clock.now_s()
+        node: NodeRecord | None = holder
+        while node is not None and node.state in HOLDING_STATES:
+            sight = await self._lookout.look(node)
+            now_s = ground.clock.now_s()
+            verdict = judge(node, sight, now_s=now_s, spec_hash=ground.spec_hash, policy=policy)
+            if verdict is Verdict.GOOD:
+                return node
+            if verdict is Verdict.WAIT and _patience_s(sight, policy) <= now_s - since_s:
+                _raise_if_untold(node, sight)
+                verdict = Verdict.END
+            if verdict is Verdict.WAIT:
+                await ground.clock.sleep(POLL_S)
+            else:
+                await self.follow(node, verdict, sight.answer)
+            node = await ground.registry.node(node.node_id)
+        return None
+
+    async def follow(self, node: NodeRecord, verdict: Verdict, answer: Answer | None) -> None:
+        """Do what a verdict other than GOOD and WAIT asks for; nothing if the record has moved on."""
+        if verdict is Verdict.END:
+            await self._janitor.end(node)
+        elif verdict is Verdict.QUARANTINE:
+            await self._janitor.quarantine(node)
+        elif verdict is Verdict.RECORD and answer is not None and answer.epoch is not None:
+            after = bound(node, epoch=answer.epoch, at_s=self._ground.clock.now_s())
+            await self._ground.registry.apply([NodeChange(before=node, after=after)])
+
+    async def _bind(self, session: SessionRecord) -> Placement | None:
+        """Bind a pool member to the session's processor; None: try again, or another node holds the processor."""
+        ground = self._ground
+        with self._pool.serving():
+            began_s = ground.clock.now_s()
+            leftovers = await self._closable(session.processor_id, None)
+            claim = await self._pool.claim(session.processor_id)
+            if claim is None:
+                return None
+            claimed_s = ground.clock.now_s()
+            placement: Placement | None = None
+            try:
+                reply = await self._bound(claim, session, leftovers)
+                placement = await self._recorded(claim, reply, session, leftovers)
+            except NodeFailed as error:
+                _log.warning("bind_failed", extra={"node_id": claim.node.node_id, "reason": error.message})
+            finally:
+                if placement is None:
+                    self._janitor.end_later(claim.node)
+            if placement is None:
+                return None
+            timings_ms = {
+                "claim": 1000 * (claimed_s - began_s) - claim.spawn_ms - claim.probe_ms,
+                "spawn": claim.spawn_ms,
+                "ready": claim.probe_ms,
+                "bind": 1000 * (ground.clock.now_s() - claimed_s),
+            }
+            return replace(placement, timings_ms=timings_ms)
+
+    async def _bound(self, claim: Claim, session: SessionRecord, leftovers: Sequence[Leftover]) -> BindReply:
+        """Tell the node what it is. Raises: NodeRefused, NodeFailed (also: another node took it), NodeTimeout."""
+        policy = self._ground.policy
+        request = BindRequest(
+            processor_id=session.processor_id,
+            idle_timeout_s=policy.idle_timeout_s,
+            session=opening(session),
+            own_session=session.owns_processor,
+            ended_sessions=sorted({leftover.session_id for leftover in leftovers}),
+        )
+        reply = await self._ground.client.bind(claim.node, request, timeout_s=policy.bind_timeout_s)
+        told = (reply.identity.node_id, reply.identity.state, reply.identity.processor_id)
+        if told != (claim.node.node_id, "bound", session.processor_id) or reply.identity.epoch is None:
+            raise NodeFailed(f"Node {claim.node.node_id} was bound and answers as {told}.")
+        return reply
+
+    async def _recorded(
+        self, claim: Claim, reply: BindReply, session: SessionRecord, leftovers: Sequence[Leftover]
+    ) -> Placement | None:
+        """Record the bind and, unless it has changed meanwhile, the session as active; None: the node was given up."""
+        registry, now_s = self._ground.registry, self._ground.clock.now_s()
+        node = bound(claim.node, epoch=reply.identity.epoch or 0, at_s=now_s)
+        changes: list[Change] = [NodeChange(before=claim.node, after=node)]
+        changes += [LeftoverChange(leftover=leftover, remember=False) for leftover in leftovers]
+        opened: SessionRecord | None = None
+        if reply.session is not None:
+            opened = activated(session, node_id=node.node_id, effective_config=reply.session.config)
+        made = opened is not None and await registry.apply([*changes, SessionChange(before=session, after=opened)])
+        if not made:
+            opened = None
+            if not await registry.apply(changes):
+                current = await registry.node(node.node_id)
+                if current is None or (current.state, current.epoch) != (NodeState.BOUND, node.epoch):
+                    return None
+                node = current
+        self._ground.events.publish(
+            Event(kind="node_bound", at_s=now_s, processor_id=node.processor_id, node_id=node.node_id)
+        )
+        return Placement(node=node, start=claim.start, session=opened, timings_ms={})
+
+    async def _live_sessions(self, processor_id: str) -> Sequence[SessionRecord]:
+        query = SessionQuery(processor_id=processor_id, statuses=LIVE_STATUSES)
+        return await self._ground.registry.sessions(query, limit=_SESSIONS_MAX)
+
+    async def _closable(self, processor_id: str, sessions: Sequence[SessionRecord] | None) -> Sequence[Leftover]:
+        """Return the processor's leftovers, without those whose session's id lives again (`sessions`; None: look)."""
+        leftovers = await self._ground.registry.leftovers(processor_id)
+        if leftovers and sessions is None:
+            sessions = await self._live_sessions(processor_id)
+        live = {session.session_id for session in sessions or ()}
+        return [leftover for leftover in leftovers if leftover.session_id not in live]
+
+    async def _close(self, node: NodeRecord, leftover: Leftover) -> None:
+        try:
+            await self._ground.client.close_session(
+                node,
+                leftover.session_id,
+                incarnation=leftover.incarnation,
+                timeout_s=self._ground.policy.call_timeout_s,
+            )
+        except (NodeFailed, NodeTimeout, NodeRefused) as error:
+            _log.info("session_not_closed", extra={"session_id": leftover.session_id, "reason": error.message})
+        else:
+            await self._ground.registry.apply([LeftoverChange(leftover=leftover, remember=False)])
+
+
+def opening(session: SessionRecord) -> OpenSession:
+    """Return the message that opens the session on a node."""
+    return OpenSession(
+        session_id=session.session_id,
+        incarnation=session.incarnation,
+        config=dict(session.config),  # type: ignore[arg-type]  # pydantic's name for the same JSON
+    )
+
+
+def _shared(node: NodeRecord) -> Placement:
+    return Placement(node=node, start="shared", session=None, timings_ms={})
+
+
+def _patience_s(sight: Sight, policy: LifecyclePolicy) -> float:
+    """Return how long it is worth waiting for a holder that looks like this to become clear."""
+    if sight.liveness is Liveness.UNKNOWN:
+        return 0.0
+    if sight.answer is None:
+        return policy.call_timeout_s
+    return policy.drain_grace_s if sight.answer.state == "draining" else policy.bind_timeout_s + INTENT_SLACK_S
+
+
+def _raise_if_untold(node: NodeRecord, sight: Sight) -> None:
+    """Refuse to conclude anything from silence. Raises: RuntimeOutOfReach, NodeTimeout."""
+    if sight.liveness is Liveness.UNKNOWN:
+        raise RuntimeOutOfReach(
+            f"Whether node {node.node_id} lives cannot be told now; nothing was stopped. Try again.",
+            retry_after_s=RETRY_AFTER_S,
+        )
+    if sight.answer is None:
+        raise NodeTimeout(f"Node {node.node_id} lives and does not answer; try again.", retry_after_s=RETRY_AFTER_S)

@@ -1,0 +1,44 @@
+"""What every part of the lifecycle stands on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from container_manager.runtime import Runtime
+from container_manager.spec import NodeSpec
+from kato_gateway.clock import Clock
+from kato_gateway.domain.policy import LifecyclePolicy
+from kato_gateway.events import Events
+from kato_gateway.nodes import NodeClient
+from kato_gateway.registry.base import Registry
+from kato_gateway.tasks import Tasks
+
+# Makes the specification of a node: (its id, when its intent was recorded in seconds since the epoch). Nodes that get
+# equal settings beside their id are interchangeable.
+NewSpec: TypeAlias = Callable[[str, float], NodeSpec]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ground:
+    """The outside, the settings, and who owns the tasks."""
+
+    registry: Registry
+    runtime: Runtime
+    client: NodeClient
+    new_spec: NewSpec
+    policy: LifecyclePolicy
+    clock: Clock
+    events: Events
+    tasks: Tasks
+
+    @property
+    def spec_hash(self) -> str:
+        """Equal for the nodes that are interchangeable with those started today."""
+        return self.new_spec("", 0.0).spec_hash
+
+    @property
+    def deployment(self) -> str:
+        """The installation whose nodes these are."""
+        return self.new_spec("", 0.0).deployment

@@ -1,0 +1,202 @@
+"""Finding a session its node: the one way from a session's id to its route."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from kato_gateway.dataplane.routes import Route, RouteTable
+from kato_gateway.directory import Directory
+from kato_gateway.domain.errors import (
+    CapacityReached,
+    GatewayError,
+    NodeFailed,
+    NodeRefused,
+    NodeTimeout,
+    RuntimeOutOfReach,
+    SessionNotFound,
+)
+from kato_gateway.domain.sessions import (
+    DEFAULT_SESSION,
+    Json,
+    NodeRecord,
+    SessionRecord,
+    SessionStatus,
+    activated,
+    new_session,
+)
+from kato_gateway.events import Event
+from kato_gateway.fleet import Fleet, Placement, opening
+from kato_gateway.ground import Ground
+from kato_gateway.registry.base import Change, Leftover, LeftoverChange, SessionChange
+from kato_gateway.tasks import Flights
+
+_ATTEMPTS = 4
+_ROUNDS = 5
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A session that a node has open, and how it came to be.
+
+    Attributes:
+        was: what its record said before.
+        timings_ms: claim, spawn, ready and bind, as far as they were needed.
+    """
+
+    record: SessionRecord
+    was: SessionStatus
+    node: NodeRecord
+    route: Route
+    start: Literal["warm", "cold", "shared"]
+    timings_ms: Mapping[str, float]
+
+
+class Opener:
+    """Opens sessions, each once at a time."""
+
+    def __init__(self, ground: Ground, *, fleet: Fleet, directory: Directory, routes: RouteTable) -> None:
+        self._ground = ground
+        self._fleet = fleet
+        self._directory = directory
+        self._routes = routes
+        self._opening: Flights[Opened] = Flights(ground.tasks)
+        self._cut_short: set[str] = set()
+
+    async def open(self, session_id: str) -> Opened:
+        """Have a node open the session, wherever it is in its life; `default` is made on demand.
+
+        Raises: see Lifecycle.resolve. A session that was still being created is gone after any of them.
+        """
+        return await self._opening.join(session_id, lambda: self._open(session_id))
+
+    def is_opening(self, session_id: str) -> bool:
+        """Whether the session is being opened just now."""
+        return self._opening.flying(session_id)
+
+    def close(self, session_id: str) -> None:
+        """Take it that the session has ended: no route leads to it, nor will one that is being found."""
+        self._routes.drop_session(session_id)
+        if self.is_opening(session_id):
+            self._cut_short.add(session_id)
+
+    async def _open(self, session_id: str) -> Opened:
+        record = await self._record(session_id)
+        policy = self._ground.policy
+        failure: GatewayError | None = None
+        opened: Opened | None = None
+        try:
+            async with asyncio.timeout(policy.start_timeout_s + policy.bind_timeout_s + policy.call_timeout_s):
+                opened = await self._opened(record)
+        except TimeoutError as error:
+            failure = NodeTimeout(f"No node was ready for session {session_id!r} in time; try again.")
+            raise failure from error
+        except GatewayError as error:
+            failure = error
+            raise
+        finally:
+            self._cut_short.discard(session_id)
+            if opened is None and record.status is SessionStatus.CREATING:
+                await self._ground.tasks.outlive("discard", self._discard(record, failure))
+        return opened
+
+    async def _record(self, session_id: str) -> SessionRecord:
+        try:
+            return await self._directory.session(session_id)
+        except SessionNotFound:
+            if session_id != DEFAULT_SESSION:
+                raise
+        now_s = self._ground.clock.now_s()
+        fresh = new_session(session_id, incarnation=secrets.token_hex(8), at_s=now_s, ttl_s=None)
+        ended = await self._ground.registry.session(session_id)
+        await self._ground.registry.apply([SessionChange(before=ended, after=fresh)])
+        return await self._directory.session(session_id)
+
+    async def _opened(self, record: SessionRecord) -> Opened:
+        for _ in range(_ATTEMPTS):
+            placement = await self._fleet.place(record)
+            session = await self._session_on(placement, record)
+            if record.session_id in self._cut_short:
+                raise SessionNotFound(record.session_id)
+            if session is not None and self._fleet.serves(placement.node):
+                return self._routed(record, session, placement)
+            if session is None:
+                await self._fleet.doubt(placement.node.node_id)
+        raise NodeFailed(f"Session {record.session_id!r} found no node that lasted; try again.")
+
+    async def _session_on(self, placement: Placement, record: SessionRecord) -> SessionRecord | None:
+        """Return the session as active on the node, opened there if need be; None: the node did not take the call."""
+        bound_with = placement.session
+        if bound_with is not None and bound_with.session_id == record.session_id:
+            return bound_with
+        timeout_s = self._ground.policy.call_timeout_s
+        try:
+            info = await self._ground.client.open_session(placement.node, opening(record), timeout_s=timeout_s)
+        except (NodeFailed, NodeTimeout):
+            return None
+        except NodeRefused as error:
+            if error.code != "WRONG_NODE":
+                raise
+            return None
+        return await self._activated(record, placement.node, info.config)
+
+    async def _activated(
+        self, record: SessionRecord, node: NodeRecord, effective_config: Mapping[str, Json]
+    ) -> SessionRecord:
+        """Record the session as active on the node. Raises: SessionNotFound if it has ended meanwhile."""
+        current: SessionRecord | None = record
+        while current is not None and current.live and current.incarnation == record.incarnation:
+            after = activated(current, node_id=node.node_id, effective_config=effective_config)
+            told = (current.status, current.node_id, current.effective_config)
+            if told == (after.status, after.node_id, after.effective_config):
+                return current
+            if await self._ground.registry.apply([SessionChange(before=current, after=after)]):
+                return after
+            current = await self._ground.registry.session(record.session_id)
+        raise SessionNotFound(record.session_id)
+
+    def _routed(self, record: SessionRecord, session: SessionRecord, placement: Placement) -> Opened:
+        route = self._fleet.route(placement.node, session.session_id)
+        self._routes.put(route)
+        if record.status is not SessionStatus.ACTIVE:
+            self._ground.events.publish(
+                Event(
+                    kind="session_active",
+                    at_s=self._ground.clock.now_s(),
+                    session_id=session.session_id,
+                    processor_id=session.processor_id,
+                    node_id=placement.node.node_id,
+                )
+            )
+        return Opened(
+            record=session,
+            was=record.status,
+            node=placement.node,
+            route=route,
+            start=placement.start,
+            timings_ms=placement.timings_ms,
+        )
+
+    async def _discard(self, record: SessionRecord, failure: GatewayError | None) -> None:
+        """Leave nothing of a session that could not be created; what cannot be undone now, upkeep ends later."""
+        changes: list[Change] = []
+        if not isinstance(failure, CapacityReached | RuntimeOutOfReach | NodeRefused):  # a node may have taken it
+            leftover = Leftover(
+                processor_id=record.processor_id, session_id=record.session_id, incarnation=record.incarnation
+            )
+            changes.append(LeftoverChange(leftover=leftover, remember=True))
+        try:
+            for _ in range(_ROUNDS):
+                current = await self._ground.registry.session(record.session_id)
+                if current is None or not current.live or current.incarnation != record.incarnation:
+                    break
+                if await self._ground.registry.apply([SessionChange(before=current, after=None), *changes]):
+                    break
+            self._ground.tasks.spawn("tidy", self._fleet.tidy(record.processor_id))
+        except GatewayError as error:
+            _log.warning("session_not_discarded", extra={"session_id": record.session_id, "reason": error.message})

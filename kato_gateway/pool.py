@@ -1,0 +1,286 @@
+"""Booted unbound nodes, each claimed exactly once, and the starts that keep them coming.
+
+Who finds no member ready waits for whichever comes first, one being started for the pool or one started for its sake;
+what comes later is the pool's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from container_manager import errors as container
+from container_manager.spec import NodeSpec, new_node_id
+from kato_gateway.admission import admit_node
+from kato_gateway.domain.errors import (
+    CapacityReached,
+    GatewayError,
+    NodeFailed,
+    NodeTimeout,
+    RuntimeOutOfReach,
+)
+from kato_gateway.domain.policy import PoolView, plan_refill
+from kato_gateway.domain.sessions import NodeRecord, claimed, pooled
+from kato_gateway.events import Event
+from kato_gateway.ground import Ground
+from kato_gateway.janitor import Janitor
+from kato_gateway.registry.base import NodeChange
+
+PROBE_TIMEOUT_S = 1.0
+RETRY_AFTER_S = 2.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A node that is the processor's alone, recorded as binding, and how long it took in milliseconds.
+
+    Attributes:
+        start: "cold" if it had to be waited for.
+    """
+
+    node: NodeRecord
+    start: Literal["warm", "cold"]
+    spawn_ms: float
+    probe_ms: float
+
+
+class Pool:
+    """The unbound nodes of this gateway."""
+
+    def __init__(self, ground: Ground, janitor: Janitor) -> None:
+        self._ground = ground
+        self._janitor = janitor
+        self._idle: deque[NodeRecord] = deque()
+        self._waiting: deque[asyncio.Future[NodeRecord]] = deque()
+        self._starting = 0
+        self._busy = 0
+        self._busy_since_s: float | None = None
+        self._failures = 0
+        self._failed_at_s = 0.0
+        self._filling = False
+        self._look_again: asyncio.Task[None] | None = None
+        self._admission = asyncio.Lock()
+
+    def fill(self) -> None:
+        """Keep the pool full from now on."""
+        self._filling = True
+        self._refill()
+
+    def stop_filling(self) -> None:
+        """Start nothing more for the pool."""
+        self._filling = False
+        if self._look_again is not None:
+            self._look_again.cancel()
+
+    @property
+    def view(self) -> PoolView:
+        """The pool as it is."""
+        return PoolView(
+            idle=len(self._idle),
+            starting=self._starting,
+            waiting=len(self._waiting),
+            busy_since_s=self._busy_since_s,
+            failures=self._failures,
+            failed_at_s=self._failed_at_s,
+        )
+
+    def has(self, node_id: str) -> bool:
+        """Whether the node is a member that can be claimed."""
+        return any(member.node_id == node_id for member in self._idle)
+
+    def adopt(self, node: NodeRecord) -> None:
+        """Take a booted, unbound, recorded node into the pool."""
+        if not self.has(node.node_id):
+            self._offer(node)
+
+    def forget(self, node: NodeRecord) -> None:
+        """Let go of a member that is not to be claimed any more."""
+        if self.has(node.node_id):
+            self._idle = deque(member for member in self._idle if member.node_id != node.node_id)
+            self._refill()
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Count a user's claim and bind, to which refilling yields."""
+        self._busy += 1
+        if self._busy_since_s is None:
+            self._busy_since_s = self._ground.clock.now_s()
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            if not self._busy:
+                self._busy_since_s = None
+                self._refill()
+
+    async def claim(self, processor_id: str) -> Claim | None:
+        """Claim a member for the processor: probed, then recorded as binding. None: another node holds the processor.
+
+        Raises: CapacityReached, NodeFailed, NodeTimeout, RuntimeOutOfReach, RegistryUnavailable.
+        """
+        clock = self._ground.clock
+        spawn_ms = probe_ms = 0.0
+        start: Literal["warm", "cold"] = "warm"
+        while True:
+            began_s = clock.now_s()
+            member = self._idle.popleft() if self._idle else None
+            if member is None:
+                start = "cold"
+                member = await self._next()
+                spawn_ms += 1000 * (clock.now_s() - began_s)
+                began_s = clock.now_s()
+            node = await self._claimed(member, processor_id)
+            probe_ms += 1000 * (clock.now_s() - began_s)
+            if node is not None:
+                return Claim(node=node, start=start, spawn_ms=spawn_ms, probe_ms=probe_ms)
+            if await self._ground.registry.node_of(processor_id) is not None:
+                return None
+
+    async def _claimed(self, member: NodeRecord, processor_id: str) -> NodeRecord | None:
+        """Record the member as binding; None if it is dead, somebody else's, or not needed: then it is let go of."""
+        registry, clock = self._ground.registry, self._ground.clock
+        try:
+            if not await self._answers(member):
+                self._janitor.end_later(member)
+                return None
+            node = claimed(member, processor_id=processor_id, at_s=clock.now_s())
+            if await registry.apply([NodeChange(before=member, after=node)]):
+                return node
+            if await registry.node(member.node_id) == member:
+                self._offer(member)
+        except (GatewayError, asyncio.CancelledError):
+            self._offer(member)  # should it be claimed after all, nobody can claim it again
+            raise
+        return None
+
+    async def _answers(self, member: NodeRecord) -> bool:
+        try:
+            identity = await self._ground.client.identity(member, timeout_s=PROBE_TIMEOUT_S)
+        except GatewayError as error:
+            _log.info("pool_member_lost", extra={"node_id": member.node_id, "reason": error.message})
+            return False
+        return (identity.node_id, identity.state) == (member.node_id, "unbound")
+
+    async def _next(self) -> NodeRecord:
+        """Wait for the next member; a start is under way for everybody who waits."""
+        future: asyncio.Future[NodeRecord] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        self._refill()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._offer(future.result())
+            raise
+        finally:
+            if future in self._waiting:
+                self._waiting.remove(future)
+
+    def _offer(self, member: NodeRecord) -> None:
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(member)
+                return
+        self._idle.append(member)
+
+    def _refill(self) -> None:
+        policy = self._ground.policy
+        size = policy.warm_pool_size if self._filling else 0
+        plan = plan_refill(self.view, now_s=self._ground.clock.now_s(), size=size, starts_max=policy.starts_max)
+        for _ in range(plan.start):
+            self._starting += 1
+            self._ground.tasks.spawn("start a node", self._start())
+        if plan.again_in_s is not None and (self._look_again is None or self._look_again.done()):
+            self._look_again = self._ground.tasks.spawn("refill", self._refill_in(plan.again_in_s))
+
+    async def _refill_in(self, delay_s: float) -> None:
+        await self._ground.clock.sleep(delay_s)
+        self._look_again = None
+        self._refill()
+
+    async def _start(self) -> None:
+        try:
+            member = await self._started()
+        except GatewayError as error:
+            self._starting -= 1
+            self._failed(error)
+        except BaseException:
+            self._starting -= 1
+            raise
+        else:
+            self._starting -= 1
+            self._failures = 0
+            self._offer(member)
+        self._refill()
+
+    def _failed(self, error: GatewayError) -> None:
+        clock = self._ground.clock
+        self._failures += 1
+        self._failed_at_s = clock.now_s()
+        self._ground.events.publish(
+            Event(kind="node_start_failed", at_s=clock.now_s(), reason=f"{error.code}: {error.message}")
+        )
+        while len(self._waiting) > self._starting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(error)
+                return
+
+    async def _started(self) -> NodeRecord:
+        """Record the intent, start the node, record it as a member. Raises: GatewayError; then it ends by itself."""
+        ground = self._ground
+        now_s = ground.clock.now_s()
+        spec = ground.new_spec(new_node_id(), now_s)
+        intent = NodeRecord(node_id=spec.node_id, spec_hash=ground.spec_hash, created_at_s=now_s, changed_at_s=now_s)
+        kept = False
+        try:
+            async with self._admission:
+                admit_node(await ground.registry.count_nodes(), nodes_max=ground.policy.nodes_max)
+                recorded = await ground.registry.apply([NodeChange(before=None, after=intent)])
+            if recorded:
+                member = await self._booted(spec, intent)
+                kept = await ground.registry.apply([NodeChange(before=intent, after=member)])
+        finally:
+            if not kept:
+                self._janitor.end_later(intent)
+        if not kept:
+            raise NodeFailed(f"Node {spec.node_id} was given up while it started; try again.")
+        ground.events.publish(Event(kind="node_started", at_s=ground.clock.now_s(), node_id=member.node_id))
+        return member
+
+    async def _booted(self, spec: NodeSpec, intent: NodeRecord) -> NodeRecord:
+        ground = self._ground
+        timeout_s = ground.policy.start_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s + ground.policy.call_timeout_s):
+                status = await ground.runtime.start(spec, timeout_s=timeout_s)
+        except TimeoutError as error:
+            raise NodeTimeout(f"The runtime did not start a node in {timeout_s:g} s.") from error
+        except container.ContainerError as error:
+            raise _translated(error) from error
+        if status.internal is None:
+            raise NodeFailed(f"Node {spec.node_id} was started and has no address.")
+        return pooled(intent, internal=status.internal, external=status.external, at_s=ground.clock.now_s())
+
+
+def _translated(error: container.ContainerError) -> GatewayError:
+    """Return what a client is told of a start that failed."""
+    details = {"reason": error.code}
+    if isinstance(error, container.StartTimeout):
+        return NodeTimeout("The node did not answer in time after its start; try again.", details=details)
+    if isinstance(error, container.ResourcesExhausted):
+        return CapacityReached(
+            "The host has no room for another node; end a session, or try again later.",
+            details=details,
+            retry_after_s=RETRY_AFTER_S,
+        )
+    if isinstance(error, container.RuntimeUnavailable | container.ImageMissing):
+        return RuntimeOutOfReach(f"No node can be started now: {error}", details=details, retry_after_s=RETRY_AFTER_S)
+    return NodeFailed("The node ended while it started; try again.", details=details)

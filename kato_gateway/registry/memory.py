@@ -1,0 +1,181 @@
+"""A registry in memory, for tests: the same codec as the databases, and a knob for each way to fail."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal, TypeAlias, TypeVar
+
+from kato_gateway.domain.sessions import HOLDING_STATES, NodeRecord, NodeState, SessionRecord
+from kato_gateway.registry.base import (
+    Change,
+    Leftover,
+    LeftoverChange,
+    SessionChange,
+    SessionQuery,
+)
+from kato_gateway.registry.documents import (
+    Document,
+    Plain,
+    conditions,
+    leftover_document,
+    leftover_of,
+    node_document,
+    node_record,
+    session_document,
+    session_record,
+)
+
+T = TypeVar("T")
+Table: TypeAlias = dict[str, Document]
+Knob: TypeAlias = Callable[[str, Literal["before", "after"]], Awaitable[None]]
+
+_HOLDING = {state.value for state in HOLDING_STATES}
+
+
+class MemoryRegistry:
+    """Documents in dictionaries.
+
+    Args:
+        knob: awaited before and after each call with its name; what it raises, the call raises: "before" nothing has
+            happened, "after" everything has. It may also wait, or be cancelled.
+    """
+
+    def __init__(self, knob: Knob | None = None) -> None:
+        self.knob = knob
+        self._sessions: Table = {}
+        self._nodes: Table = {}
+        self._leftovers: Table = {}
+
+    async def open(self) -> None:
+        """Do nothing: there is nothing to connect to."""
+
+    async def close(self) -> None:
+        """Do nothing: what is in memory stays, for whoever opens it again."""
+
+    async def apply(self, changes: Sequence[Change]) -> bool:
+        """See Registry."""
+        return await self._call("apply", lambda: self._apply(changes))
+
+    async def session(self, session_id: str) -> SessionRecord | None:
+        """See Registry."""
+        found = await self._call("session", lambda: self._sessions.get(session_id))
+        return session_record(found) if found else None
+
+    async def sessions(self, query: SessionQuery, *, limit: int, after: str = "") -> Sequence[SessionRecord]:
+        """See Registry."""
+        found = await self._call("sessions", lambda: self._matching(query, after)[:limit])
+        return [session_record(document) for document in found]
+
+    async def count_sessions(self, query: SessionQuery) -> int:
+        """See Registry."""
+        return await self._call("count_sessions", lambda: len(self._matching(query, "")))
+
+    async def node(self, node_id: str) -> NodeRecord | None:
+        """See Registry."""
+        found = await self._call("node", lambda: self._nodes.get(node_id))
+        return node_record(found) if found else None
+
+    async def node_of(self, processor_id: str) -> NodeRecord | None:
+        """See Registry."""
+        found = await self._call("node_of", lambda: self._holder(processor_id))
+        return node_record(found) if found else None
+
+    async def nodes(self) -> Sequence[NodeRecord]:
+        """See Registry."""
+        found = await self._call("nodes", lambda: [self._nodes[node_id] for node_id in sorted(self._nodes)])
+        return [node_record(document) for document in found]
+
+    async def count_nodes(self) -> int:
+        """See Registry."""
+        ended = NodeState.ENDED.value
+        return await self._call("count_nodes", lambda: sum(node["state"] != ended for node in self._nodes.values()))
+
+    async def leftovers(self, processor_id: str) -> Sequence[Leftover]:
+        """See Registry."""
+        found = await self._call(
+            "leftovers",
+            lambda: [document for _, document in sorted(self._leftovers.items()) if _is_of(document, processor_id)],
+        )
+        return [leftover_of(document) for document in found]
+
+    async def _call(self, name: str, work: Callable[[], T]) -> T:
+        if self.knob is None:
+            return work()
+        await self.knob(name, "before")
+        result = work()
+        await self.knob(name, "after")
+        return result
+
+    def _apply(self, changes: Sequence[Change]) -> bool:
+        undo: list[tuple[Table, str, Document | None]] = []
+        for change in changes:
+            table, key, expected, after = self._step(change)
+            stored = table.get(key)
+            if not _stands(stored, expected, change) or self._held_by_another(after):
+                for undone, undone_key, document in reversed(undo):
+                    _put(undone, undone_key, document)
+                return False
+            undo.append((table, key, stored))
+            _put(table, key, after)
+        return True
+
+    def _step(self, change: Change) -> tuple[Table, str, Document | None, Document | None]:
+        if isinstance(change, LeftoverChange):
+            document = leftover_document(change.leftover)
+            return self._leftovers, str(document["_id"]), None, document if change.remember else None
+        before: Document | None
+        after: Document | None
+        if isinstance(change, SessionChange):
+            table = self._sessions
+            before = session_document(change.before) if change.before else None
+            after = session_document(change.after) if change.after else None
+        else:
+            table = self._nodes
+            before = node_document(change.before) if change.before else None
+            after = node_document(change.after) if change.after else None
+        return table, str((before or after or {})["_id"]), before, after
+
+    def _held_by_another(self, after: Document | None) -> bool:
+        if after is None or after.get("state") not in _HOLDING:
+            return False
+        holder = self._holder(str(after["processor_id"]))
+        return holder is not None and holder["_id"] != after["_id"]
+
+    def _holder(self, processor_id: str) -> Document | None:
+        holding = (node for node in self._nodes.values() if node["state"] in _HOLDING)
+        return next((node for node in holding if _is_of(node, processor_id)), None)
+
+    def _matching(self, query: SessionQuery, after: str) -> list[Document]:
+        wanted = conditions(query)
+        return [
+            self._sessions[session_id]
+            for session_id in sorted(self._sessions)
+            if session_id > after and all(_meets(self._sessions[session_id], *condition) for condition in wanted)
+        ]
+
+
+def _stands(stored: Document | None, expected: Document | None, change: Change) -> bool:
+    if isinstance(change, LeftoverChange):
+        return True
+    if stored is None or expected is None:
+        return stored is None and expected is None
+    return all(stored.get(name) == expected.get(name) for name in ("incarnation", "version"))
+
+
+def _put(table: Table, key: str, document: Document | None) -> None:
+    if document is None:
+        table.pop(key, None)
+    else:
+        table[key] = document
+
+
+def _is_of(document: Document, processor_id: str) -> bool:
+    return document["processor_id"] == processor_id
+
+
+def _meets(document: Document, name: str, relation: str, values: tuple[Plain, ...]) -> bool:
+    value = document[name]
+    if relation == "in":
+        return value in values
+    bound = values[0]
+    return isinstance(value, int | float) and isinstance(bound, int | float) and value <= bound

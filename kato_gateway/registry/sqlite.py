@@ -1,0 +1,334 @@
+"""The embedded registry: one SQLite file, one thread that owns the connection, one commit for all that wait."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, TypeVar, cast
+
+from kato_gateway.domain.errors import RegistryUnavailable
+from kato_gateway.domain.sessions import HOLDING_STATES, NodeRecord, NodeState, SessionRecord
+from kato_gateway.registry.base import Change, Leftover, LeftoverChange, NodeChange, SessionChange, SessionQuery
+from kato_gateway.registry.documents import (
+    Document,
+    Plain,
+    conditions,
+    leftover_document,
+    leftover_of,
+    node_document,
+    node_record,
+    session_document,
+    session_record,
+)
+
+T = TypeVar("T")
+Work: TypeAlias = Callable[[sqlite3.Connection], object]
+
+BUSY_TIMEOUT_S = 5.0
+CALL_TIMEOUT_S = 15.0
+GROUP_MAX = 256
+
+_HOLDING = ", ".join(sorted(f"'{state.value}'" for state in HOLDING_STATES))
+
+# Columns are what is compared, searched or sorted by; the document has the whole.
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS sessions (
+    _id TEXT PRIMARY KEY, incarnation TEXT NOT NULL, version INTEGER NOT NULL, status TEXT NOT NULL, user_id TEXT,
+    processor_id TEXT NOT NULL, node_id TEXT, expires_at_s REAL, ended_at_s REAL, created_at_s REAL NOT NULL,
+    document TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS sessions_by_status ON sessions (status);
+CREATE INDEX IF NOT EXISTS sessions_by_processor ON sessions (processor_id);
+CREATE INDEX IF NOT EXISTS sessions_by_user ON sessions (user_id) WHERE user_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS sessions_by_node ON sessions (node_id) WHERE node_id IS NOT NULL;
+CREATE INDEX IF NOT EXISTS sessions_by_expiry ON sessions (expires_at_s) WHERE expires_at_s IS NOT NULL;
+CREATE INDEX IF NOT EXISTS sessions_by_end ON sessions (ended_at_s) WHERE ended_at_s IS NOT NULL;
+CREATE TABLE IF NOT EXISTS nodes (
+    _id TEXT PRIMARY KEY, version INTEGER NOT NULL, state TEXT NOT NULL, processor_id TEXT,
+    document TEXT NOT NULL) WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS one_node_holds_a_processor ON nodes (processor_id) WHERE state IN ({_HOLDING});
+CREATE TABLE IF NOT EXISTS leftovers (
+    _id TEXT PRIMARY KEY, processor_id TEXT NOT NULL, document TEXT NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS leftovers_by_processor ON leftovers (processor_id);
+"""
+
+_COLUMNS = {
+    "sessions": (
+        "_id",
+        "incarnation",
+        "version",
+        "status",
+        "user_id",
+        "processor_id",
+        "node_id",
+        "expires_at_s",
+        "ended_at_s",
+        "created_at_s",
+    ),
+    "nodes": ("_id", "version", "state", "processor_id"),
+    "leftovers": ("_id", "processor_id"),
+}
+_COMPARED = {"sessions": ("_id", "incarnation", "version"), "nodes": ("_id", "version")}
+
+
+class _Refused(Exception):
+    """A change's `before` no longer stands; the whole of its transaction is undone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    """Work for the thread, and where its outcome is awaited. A writing one is a transaction inside its group's."""
+
+    work: Work
+    writes: bool
+    future: asyncio.Future[object]
+
+
+class SqliteRegistry:
+    """One file; WAL, and each commit is on the disk before its callers hear of it.
+
+    Args:
+        path: the file, made if missing; its directory must exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def open(self) -> None:
+        """See Registry."""
+        loop = asyncio.get_running_loop()
+        opened: asyncio.Future[object] = loop.create_future()
+        self._thread = threading.Thread(target=self._run, args=(loop, opened), name="gateway-registry", daemon=True)
+        self._thread.start()
+        await opened
+
+    async def close(self) -> None:
+        """See Registry. Calls that wait are answered first."""
+        if self._thread is None:
+            return
+        thread, self._thread = self._thread, None
+        self._jobs.put(None)
+        await asyncio.get_running_loop().run_in_executor(None, thread.join, CALL_TIMEOUT_S)
+
+    async def apply(self, changes: Sequence[Change]) -> bool:
+        """See Registry."""
+        steps = [_step(change) for change in changes]
+
+        def work(connection: sqlite3.Connection) -> bool:
+            for statement, values in steps:
+                if connection.execute(statement, values).rowcount == 0 and "leftovers" not in statement:
+                    raise _Refused
+            return True
+
+        return await self._call(work, writes=True)
+
+    async def session(self, session_id: str) -> SessionRecord | None:
+        """See Registry."""
+        found = await self._documents("SELECT document FROM sessions WHERE _id = ?", (session_id,))
+        return session_record(found[0]) if found else None
+
+    async def sessions(self, query: SessionQuery, *, limit: int, after: str = "") -> Sequence[SessionRecord]:
+        """See Registry."""
+        where, values = _where(query)
+        found = await self._documents(
+            f"SELECT document FROM sessions WHERE _id > ?{where} ORDER BY _id LIMIT ?",  # noqa: S608 - our own names
+            (after, *values, limit),
+        )
+        return [session_record(document) for document in found]
+
+    async def count_sessions(self, query: SessionQuery) -> int:
+        """See Registry."""
+        where, values = _where(query)
+        return await self._count(f"SELECT count(*) FROM sessions WHERE _id > ''{where}", values)  # noqa: S608
+
+    async def node(self, node_id: str) -> NodeRecord | None:
+        """See Registry."""
+        found = await self._documents("SELECT document FROM nodes WHERE _id = ?", (node_id,))
+        return node_record(found[0]) if found else None
+
+    async def node_of(self, processor_id: str) -> NodeRecord | None:
+        """See Registry."""
+        found = await self._documents(
+            f"SELECT document FROM nodes WHERE processor_id = ? AND state IN ({_HOLDING})",  # noqa: S608 - our states
+            (processor_id,),
+        )
+        return node_record(found[0]) if found else None
+
+    async def nodes(self) -> Sequence[NodeRecord]:
+        """See Registry."""
+        return [node_record(document) for document in await self._documents("SELECT document FROM nodes ORDER BY _id")]
+
+    async def count_nodes(self) -> int:
+        """See Registry."""
+        return await self._count("SELECT count(*) FROM nodes WHERE state != ?", (NodeState.ENDED.value,))
+
+    async def leftovers(self, processor_id: str) -> Sequence[Leftover]:
+        """See Registry."""
+        found = await self._documents(
+            "SELECT document FROM leftovers WHERE processor_id = ? ORDER BY _id", (processor_id,)
+        )
+        return [leftover_of(document) for document in found]
+
+    async def _documents(self, statement: str, values: Sequence[Plain] = ()) -> list[Document]:
+        rows = await self._call(lambda connection: connection.execute(statement, values).fetchall(), writes=False)
+        return [json.loads(text) for (text,) in rows]
+
+    async def _count(self, statement: str, values: Sequence[Plain]) -> int:
+        row = await self._call(lambda connection: connection.execute(statement, values).fetchone(), writes=False)
+        return int(row[0])
+
+    async def _call(self, work: Callable[[sqlite3.Connection], T], *, writes: bool) -> T:
+        if self._thread is None:
+            raise RegistryUnavailable("The registry is closed.")
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._jobs.put(_Job(work=work, writes=writes, future=future))
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                return cast("T", await future)
+        except TimeoutError as error:
+            raise RegistryUnavailable(f"{self._path} did not answer in {CALL_TIMEOUT_S:g} s.") from error
+
+    # What follows runs on the registry's own thread.
+
+    def _run(self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[object]) -> None:
+        try:
+            connection = _connect(self._path)
+        except sqlite3.Error as error:
+            loop.call_soon_threadsafe(_settle, opened, self._unavailable(error))
+            return
+        loop.call_soon_threadsafe(_settle, opened, None)
+        with contextlib.closing(connection):
+            more = True
+            while more:
+                group, more = self._next_group()
+                outcomes = self._outcomes(connection, group)
+                loop.call_soon_threadsafe(_settle_all, group, outcomes)
+
+    def _next_group(self) -> tuple[list[_Job], bool]:
+        """Wait for one job and take those behind it; False once closing was asked for."""
+        group: list[_Job] = []
+        job = self._jobs.get()
+        while job is not None:
+            group.append(job)
+            if len(group) == GROUP_MAX or self._jobs.empty():
+                return group, True
+            job = self._jobs.get()
+        return group, False
+
+    def _outcomes(self, connection: sqlite3.Connection, group: Sequence[_Job]) -> list[object]:
+        """Do the whole group in one transaction, if any of it writes; a failure is everybody's."""
+        try:
+            if not any(job.writes for job in group):
+                return [job.work(connection) for job in group]
+            connection.execute("BEGIN IMMEDIATE")
+            outcomes = [_written(connection, job.work) if job.writes else job.work(connection) for job in group]
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            return [self._unavailable(error) for _ in group]
+        return outcomes
+
+    def _unavailable(self, error: sqlite3.Error) -> RegistryUnavailable:
+        return RegistryUnavailable(f"{self._path}: {error}. Check the disk and the file's permissions.")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.executescript(_SCHEMA)
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _written(connection: sqlite3.Connection, work: Work) -> object:
+    """Do one writing job: True, or False with nothing of it left."""
+    connection.execute("SAVEPOINT job")
+    try:
+        outcome = work(connection)
+    except (_Refused, sqlite3.IntegrityError):
+        connection.execute("ROLLBACK TO job")
+        outcome = False
+    connection.execute("RELEASE job")
+    return outcome
+
+
+def _settle_all(group: Sequence[_Job], outcomes: Sequence[object]) -> None:
+    for job, outcome in zip(group, outcomes, strict=True):
+        _settle(job.future, outcome)
+
+
+def _settle(future: asyncio.Future[object], outcome: object) -> None:
+    if future.done():  # its caller has been cancelled
+        return
+    if isinstance(outcome, RegistryUnavailable):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+def _step(change: Change) -> tuple[str, tuple[Plain, ...]]:
+    """Return the statement that makes the change, or touches no row if it may not be made."""
+    if isinstance(change, LeftoverChange):
+        document = leftover_document(change.leftover)
+        if change.remember:
+            statement, values = _insert("leftovers", document)
+            return statement.replace("INSERT", "INSERT OR IGNORE", 1), values
+        return "DELETE FROM leftovers WHERE _id = ?", (document["_id"],)
+    table, before, after = _documents_of(change)
+    if before is None:
+        return _insert(table, after or {})
+    compared = " AND ".join(f"{name} = ?" for name in _COMPARED[table])
+    expected = tuple(before[name] for name in _COMPARED[table])
+    if after is None:
+        return f"DELETE FROM {table} WHERE {compared}", expected  # noqa: S608 - our own names
+    columns = _COLUMNS[table]
+    assigned = ", ".join(f"{name} = ?" for name in (*columns, "document"))
+    return f"UPDATE {table} SET {assigned} WHERE {compared}", (*_row(table, after), *expected)  # noqa: S608
+
+
+def _documents_of(change: SessionChange | NodeChange) -> tuple[str, Document | None, Document | None]:
+    if isinstance(change, SessionChange):
+        return (
+            "sessions",
+            session_document(change.before) if change.before else None,
+            session_document(change.after) if change.after else None,
+        )
+    return (
+        "nodes",
+        node_document(change.before) if change.before else None,
+        node_document(change.after) if change.after else None,
+    )
+
+
+def _insert(table: str, document: Document) -> tuple[str, tuple[Plain, ...]]:
+    columns = (*_COLUMNS[table], "document")
+    places = ", ".join("?" * len(columns))
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", _row(table, document)  # noqa: S608
+
+
+def _row(table: str, document: Document) -> tuple[Plain, ...]:
+    return (*(document[name] for name in _COLUMNS[table]), json.dumps(document, separators=(",", ":")))
+
+
+def _where(query: SessionQuery) -> tuple[str, tuple[Plain, ...]]:
+    """Return the query's conditions as ` AND …` and their values."""
+    parts: list[str] = []
+    values: list[Plain] = []
+    for name, relation, operands in conditions(query):
+        places = ", ".join("?" * len(operands))
+        parts.append(f" AND {name} IN ({places})" if relation == "in" else f" AND {name} <= {places}")
+        values += operands
+    return "".join(parts), tuple(values)

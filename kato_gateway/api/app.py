@@ -13,7 +13,6 @@ from kato_gateway.dataplane.attempts import Limits
 from kato_gateway.dataplane.plane import DataPlane
 from kato_gateway.dataplane.proxy import Client
 from kato_gateway.lifecycle import Lifecycle
-from kato_gateway.registry.base import Registry
 from kato_node.wire.web import BodyLimit, install_errors
 
 BODY_BYTES_MAX = 16 * 2**20
@@ -24,9 +23,7 @@ forwarded to the session's node, which is woken if it sleeps.
 """
 
 
-def create_app(
-    lifecycle: Lifecycle, registry: Registry, client: Client, *, runtime: str, limits: Limits | None = None
-) -> FastAPI:
+def create_app(lifecycle: Lifecycle, client: Client, *, runtime: str, limits: Limits | None = None) -> FastAPI:
     """Build the application; nothing starts here.
 
     Args:
@@ -34,9 +31,9 @@ def create_app(
         runtime: its name, for /status.
     """
     app = FastAPI(title="KATO gateway", version=__version__, description=_DESCRIPTION, redirect_slashes=False)
-    sessions = SessionRoutes(lifecycle, registry)
+    sessions = SessionRoutes(lifecycle)
     app.include_router(sessions_router(sessions))
-    app.include_router(own_router(OwnRoutes(registry, version=app.version, runtime=runtime)))
+    app.include_router(own_router(OwnRoutes(lifecycle, version=app.version, runtime=runtime)))
     app.include_router(compat_router(sessions))
     app.openapi = with_forwarded(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     app.add_middleware(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
+
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
 from kato_gateway.api import schemas
-from kato_gateway.domain.errors import InvalidSession
-from kato_gateway.domain.sessions import LIVE_STATUSES, NodeRecord, SessionRecord
-from kato_gateway.lifecycle import CreateSession, Lifecycle
-from kato_gateway.registry.base import Registry, SessionQuery
+from kato_gateway.domain.errors import InvalidSession, NodeNotFound
+from kato_gateway.domain.sessions import LIVE_STATUSES, Json, NodeRecord, SessionRecord
+from kato_gateway.lifecycle import TTL_S_MAX, CreateSession, Lifecycle
+from kato_gateway.registry.base import SessionQuery
 from kato_node.wire.web import StrictRoute
 
-Ttl = Annotated[float | None, Query(gt=0, le=schemas.TTL_MAX_S, allow_inf_nan=False)]
+Ttl = Annotated[float | None, Query(gt=0, le=TTL_S_MAX, allow_inf_nan=False)]
 
 
 class SessionRoutes:
     """Creates, shows, extends and ends sessions."""
 
-    def __init__(self, lifecycle: Lifecycle, registry: Registry) -> None:
+    def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
-        self._registry = registry
 
     async def create(
         self, request: Request, response: Response, body: schemas.CreateSession | None = None
@@ -43,8 +43,13 @@ class SessionRoutes:
             )
         )
         response.status_code = 201 if created.created else 200
-        session = session_reply(created.record, created.node, authority=request.url.netloc)
-        return schemas.CreatedSession(**session.model_dump(), start=created.start, timings_ms=dict(created.timings_ms))
+        config = created.record.effective_config
+        session = session_reply(created.record, created.node, config, authority=request.url.netloc)
+        return schemas.CreatedSession(
+            **session.model_dump(),
+            start=created.start,
+            timings_ms={step: round(ms, 3) for step, ms in created.timings_ms.items()},
+        )
 
     async def show(self, request: Request, session_id: str) -> schemas.Session:
         """Show a session; that is no call on it."""
@@ -62,15 +67,22 @@ class SessionRoutes:
         return schemas.DeletedSession(status="deleted", session_id=session_id, processor_id=ended.processor_id)
 
     async def _shown(self, request: Request, record: SessionRecord) -> schemas.Session:
-        node = None if record.node_id is None else await self._registry.node(record.node_id)
-        return session_reply(record, node, authority=request.url.netloc)
+        config = await self._lifecycle.effective_config(record.session_id)
+        node = None if record.node_id is None else await self._node(record.node_id)
+        return session_reply(record, node, config, authority=request.url.netloc)
+
+    async def _node(self, node_id: str) -> NodeRecord | None:
+        try:
+            return await self._lifecycle.directory.node(node_id)
+        except NodeNotFound:  # it ended just now
+            return None
 
 
 class OwnRoutes:
     """How the gateway itself is."""
 
-    def __init__(self, registry: Registry, *, version: str, runtime: str) -> None:
-        self._registry = registry
+    def __init__(self, lifecycle: Lifecycle, *, version: str, runtime: str) -> None:
+        self._lifecycle = lifecycle
         self._version = version
         self._runtime = runtime
         self._started_at_s = time.monotonic()
@@ -81,11 +93,12 @@ class OwnRoutes:
 
     async def status(self) -> schemas.GatewayStatus:
         """How many sessions and nodes there are."""
+        directory = self._lifecycle.directory
         sessions = {
-            status.value: await self._registry.count_sessions(SessionQuery(statuses=frozenset({status})))
+            status.value: await directory.count_sessions(SessionQuery(statuses=frozenset({status})))
             for status in sorted(LIVE_STATUSES, key=lambda status: status.value)
         }
-        nodes = Counter(node.state.value for node in await self._registry.nodes())
+        nodes = Counter(node.state.value for node in await directory.nodes())
         return schemas.GatewayStatus(
             status="okay",
             version=self._version,
@@ -100,8 +113,15 @@ class OwnRoutes:
         return round(time.monotonic() - self._started_at_s, 3)
 
 
-def session_reply(record: SessionRecord, node: NodeRecord | None, *, authority: str) -> schemas.Session:
-    """Return the session as clients see it; `authority` is how the client reached the gateway: host and port."""
+def session_reply(
+    record: SessionRecord, node: NodeRecord | None, config: Mapping[str, Json], *, authority: str
+) -> schemas.Session:
+    """Return the session as clients see it.
+
+    Args:
+        node: the one that has it open. config: effective.
+        authority: how the client reached the gateway, host and port.
+    """
     external = None if node is None else node.external
     return schemas.Session(
         session_id=record.session_id,
@@ -118,7 +138,7 @@ def session_reply(record: SessionRecord, node: NodeRecord | None, *, authority: 
         expires_at=None if record.expires_at_s is None else _moment(record.expires_at_s),
         ttl_seconds=_number(record.ttl_s),
         last_activity_at=_moment(record.last_activity_at_s),
-        session_config=dict(record.effective_config),  # type: ignore[arg-type]  # JSON, read-only as the record has it
+        session_config=dict(config),  # type: ignore[arg-type]  # JSON, read-only as the record has it
         metadata=dict(record.metadata),  # type: ignore[arg-type]  # as above
     )
 

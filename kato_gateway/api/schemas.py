@@ -6,12 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 
+from kato_gateway.lifecycle import TTL_S_MAX
 from kato_node.wire.control import Id
 
 RESERVED_IDS = frozenset({"count", "create"})
 """Words that stand where a session's id does in the gateway's own paths."""
-
-TTL_MAX_S = 10 * 365 * 86_400.0
 
 
 def _not_reserved(session_id: str) -> str:
@@ -42,7 +41,7 @@ class CreateSession(Request):
     node_id: Id | None = Field(
         default=None, description="names the processor; sessions that name the same one share what it has learned"
     )
-    ttl_seconds: float | None = Field(default=None, gt=0, le=TTL_MAX_S, allow_inf_nan=False)
+    ttl_seconds: float | None = Field(default=None, gt=0, le=TTL_S_MAX, allow_inf_nan=False)
     sliding: bool = Field(default=True, description="whether each call moves the expiry")
     config: dict[str, JsonValue] | None = Field(default=None, description="the session's own configuration values")
     metadata: dict[str, JsonValue] | None = Field(default=None, description="the client's own; kept as given")

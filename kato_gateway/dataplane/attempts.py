@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -83,6 +84,7 @@ async def attempt(
     """
     details = {} if key is None else {"operation_id": key}
     again = "Repeat the call." if key is None else "Repeat it with the operation_id as Idempotency-Key."
+    route: Route | None = None
     try:
         async with asyncio.timeout(limits.answer_s):
             for number in range(limits.tries_max):
@@ -98,6 +100,14 @@ async def attempt(
         error.details = {**error.details, **details}
         raise
     except TimeoutError:
+        if route is not None:
+            await report(resolver, route)
         message = f"The session's node did not answer within {limits.answer_s:g} s. {again}"
         raise NodeTimeout(message, details=details) from None
     raise NodeFailed(f"The session's node broke off before it had answered. {again}", details=details)
+
+
+async def report(resolver: Resolver, route: Route) -> None:
+    """Have a route verified by the way: where nothing can be told of its node now, the next call asks again."""
+    with suppress(GatewayError):
+        await resolver.lost(route)

@@ -14,11 +14,11 @@ from starlette.types import Receive, Send
 from yarl import URL
 
 from kato_gateway.dataplane.admit import Forward, Head
-from kato_gateway.dataplane.attempts import Limits, NodeLost, Resolver, Usage, attempt
+from kato_gateway.dataplane.attempts import Limits, NodeLost, Resolver, Usage, attempt, report
 from kato_gateway.dataplane.heads import request_headers
 from kato_gateway.dataplane.proxy import Client
 from kato_gateway.dataplane.routes import Route
-from kato_gateway.domain.errors import GatewayError, NodeFailed
+from kato_gateway.domain.errors import NodeFailed
 from kato_node.wire import headers
 
 SERVICE_RESTART = 1012
@@ -71,7 +71,7 @@ class WebSocketProxy:
             await send({"type": "websocket.close", "code": closed.code, "reason": closed.reason})
         finally:
             if closed.node_lost:
-                await self._report(route)
+                await report(self._resolver, route)
 
     async def _open(self, head: Head, forward: Forward, route: Route, request_id: str) -> tuple[Upstream, Route]:
         try:
@@ -120,12 +120,6 @@ class WebSocketProxy:
                 return False
             if text is None or not _is_ping(text):
                 self._usage.touch(session_id)
-
-    async def _report(self, route: Route) -> None:
-        try:
-            await self._resolver.lost(route)
-        except GatewayError:
-            return  # nothing can be told of the node now; the next call asks again
 
 
 async def _copy_out(upstream: Upstream, send: Send) -> Closed | None:

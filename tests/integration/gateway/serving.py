@@ -19,7 +19,6 @@ from kato_gateway.dataplane.proxy import new_client
 from kato_gateway.dataplane.routes import Route
 from kato_gateway.domain.errors import GatewayError, SessionNotFound
 from kato_gateway.lifecycle import Lifecycle
-from kato_gateway.registry.memory import MemoryRegistry
 
 QUICK = Limits(answer_s=5.0, silence_s=5.0, connect_s=2.0, pause_s=0.001)
 
@@ -199,6 +198,6 @@ class Places(Lifecycle):
 async def gateway(lifecycle: Lifecycle, limits: Limits = QUICK) -> AsyncIterator[Address]:
     """Serve the gateway's application."""
     async with new_client(limits) as client:
-        app = create_app(lifecycle, MemoryRegistry(), client, runtime="none", limits=limits)
+        app = create_app(lifecycle, client, runtime="none", limits=limits)
         async with serving(app) as address:
             yield address

@@ -1,0 +1,278 @@
+"""Runs the gateway in the foreground: `python -m kato_gateway`, until SIGINT (Ctrl-C) or SIGTERM.
+
+Exit status: 0 stopped; 1 could not start, or failed; 2 bad settings. What went wrong is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, closing, contextmanager, suppress
+
+import uvicorn
+import uvloop
+from fastapi import FastAPI
+
+from container_manager.errors import ContainerError
+from container_manager.runtime import Runtime
+from container_manager.runtimes.process import ProcessRuntime
+from container_manager.spec import Liveness, NodeSpec
+from kato_gateway.api.app import BODY_BYTES_MAX, create_app
+from kato_gateway.dataplane.attempts import Limits
+from kato_gateway.dataplane.proxy import new_client
+from kato_gateway.domain.errors import GatewayError
+from kato_gateway.domain.policy import LifecyclePolicy
+from kato_gateway.ground import NewSpec
+from kato_gateway.home import HomeError, deployment_id, deployment_secret, held
+from kato_gateway.lifecycle import Lifecycle
+from kato_gateway.nodeclient import HttpNodeClient
+from kato_gateway.registry.sqlite import SqliteRegistry
+from kato_gateway.settings import Settings, SettingsError, from_environment
+from kato_node import settings as node_settings
+from kato_node.wire import logs
+
+OKAY, FAILED, BAD_SETTINGS, INTERRUPTED = 0, 1, 2, 130
+_BACKLOG = 2_048
+_KEEP_ALIVE_S = 75
+_GRACE_S = 10  # for calls under way
+_log = logging.getLogger("kato_gateway")
+
+
+class CannotStart(Exception):
+    """Something outside stands in the way; the text is one line that says what to do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the gateway from the command line and the environment; return the exit status."""
+    parser = argparse.ArgumentParser(prog="kato-gateway", description="Everything is set in the environment.")
+    parser.add_argument("--started-at", type=float, metavar="SECONDS", help="since the epoch; to say how long it took")
+    started_at_s = parser.parse_args(arguments).started_at
+    try:
+        settings = from_environment(os.environ)
+        with held(settings.home):
+            spec = _node_specs(settings)
+            with closing(_listening(settings)) as listener:
+                logs.configure(settings.log_level)
+                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                    runner.run(_run(settings, spec, listener, started_at_s))
+    except (SettingsError, node_settings.SettingsError) as error:
+        return _failed(error, BAD_SETTINGS)
+    except (CannotStart, HomeError, GatewayError, ContainerError) as error:
+        return _failed(error, FAILED)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return OKAY
+
+
+def _node_specs(settings: Settings) -> NewSpec:
+    """Return what makes the specification of a node of the pool.
+
+    Raises: HomeError; the node's SettingsError for defaults that no node would start with.
+    """
+    deployment = deployment_id(settings.home)
+    shared = {
+        **settings.config,
+        "NODE_POOL": "1",
+        "KATO_HOME": str(settings.home),
+        "DEPLOYMENT_SECRET_FILE": str(deployment_secret(settings.home, settings.secret_file)),
+        "LOG_LEVEL": settings.log_level,
+    }
+    node_settings.from_environment(shared)
+
+    def spec(node_id: str, created_at_s: float) -> NodeSpec:
+        return NodeSpec(
+            node_id=node_id,
+            deployment=deployment,
+            env={**shared, "NODE_ID": node_id},
+            created_at_s=created_at_s,
+            memory_max_bytes=settings.node_memory_max_bytes,
+            cpus_max=settings.node_cpus_max,
+        )
+
+    return spec
+
+
+def _listening(settings: Settings) -> socket.socket:
+    """Take the address before anything is started; whoever connects meanwhile waits. Raises: CannotStart."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        message = f"cannot listen on {settings.host}:{settings.port}: {reason}; set GATEWAY_PORT to another port"
+        raise CannotStart(message) from error
+
+
+async def _run(settings: Settings, spec: NewSpec, listener: socket.socket, started_at_s: float | None) -> None:
+    """Run from the first node to the last. Raises: GatewayError, ContainerError."""
+    signals = _Signals()
+    async with AsyncExitStack() as stack:
+        lifecycle, runtime, app = await _opened(settings, spec, stack)
+        _say_what_is_not_enforced(settings, runtime)
+        try:
+            if await _unless(signals.stop, lifecycle.start()):
+                await _serve(app, listener, signals, _welcome(settings, listener, started_at_s))
+        finally:
+            if not await _unless(signals.hurry, lifecycle.stop()):
+                await _kill_all(runtime)
+
+
+async def _opened(settings: Settings, spec: NewSpec, stack: AsyncExitStack) -> tuple[Lifecycle, Runtime, FastAPI]:
+    """Choose and connect the parts; `stack` takes them apart again."""
+    limits = Limits()
+    secret = deployment_secret(settings.home, settings.secret_file).read_text("ascii").strip()
+    runtime = ProcessRuntime(settings.home, spec("", 0.0).deployment)
+    registry = SqliteRegistry(settings.home / "gateway.sqlite")
+    nodes = HttpNodeClient(secret)
+    for part in (registry, runtime, nodes):
+        stack.push_async_callback(part.close)
+        await part.open()
+    client = await stack.enter_async_context(new_client(limits))
+    lifecycle = Lifecycle(registry=registry, runtime=runtime, client=nodes, new_spec=spec, policy=_policy(settings))
+    return lifecycle, runtime, create_app(lifecycle, client, runtime=runtime.name, limits=limits)
+
+
+def _policy(settings: Settings) -> LifecyclePolicy:
+    return LifecyclePolicy(
+        warm_pool_size=settings.warm_pool_size,
+        idle_timeout_s=settings.idle_timeout_s,
+        session_ttl_s=settings.session_ttl_s,
+    )
+
+
+async def _serve(app: FastAPI, listener: socket.socket, signals: _Signals, welcome: str) -> None:
+    """Serve until asked to stop; calls under way are finished, sockets closed with 1012."""
+    server = _Server(_server_config(app))
+    serving = asyncio.create_task(server.serve([listener]))
+    server.on_serving = lambda: print(welcome, flush=True)
+    try:
+        await _unless(signals.stop, asyncio.shield(serving))
+    finally:
+        server.stop()
+        if not await _unless(signals.hurry, asyncio.shield(serving)):
+            server.force_exit = True
+        await serving
+
+
+def _server_config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="none",  # it runs in ours
+        http="httptools",
+        ws="websockets-sansio",
+        # Up to the limit of a body, the node answers a message that is too large; beyond, its socket closes (1009).
+        ws_max_size=BODY_BYTES_MAX,
+        ws_per_message_deflate=False,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, told when to end instead of looking ten times a second; signals are ours."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.on_serving: Callable[[], None] = lambda: None
+        self._ended = asyncio.Event()
+
+    def stop(self) -> None:
+        """Stop accepting, close WebSockets (1012), let calls finish, and return from `serve`."""
+        self.should_exit = True
+        self._ended.set()
+
+    async def main_loop(self) -> None:
+        """Say that it serves; keep the Date header until `stop`."""
+        await self.on_tick(0)
+        self.on_serving()
+        while not self._ended.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await self._ended.wait()
+            await self.on_tick(0)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
+        yield
+
+
+class _Signals:
+    """SIGINT and SIGTERM: the first asks to stop, another one to hurry. Made inside the running loop."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.hurry = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._received)
+
+    def _received(self) -> None:
+        if self.stop.is_set():
+            self.hurry.set()
+        self.stop.set()
+
+
+async def _unless(event: asyncio.Event, work: Awaitable[object]) -> bool:
+    """Wait for the work, or until the event is set: then the work is cancelled. Returns: whether it was done.
+
+    Raises: what the work raises.
+    """
+    doing = asyncio.ensure_future(work)
+    waiting = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait((doing, waiting), return_when=asyncio.FIRST_COMPLETED)
+        done = doing.done()
+    finally:
+        doing.cancel()
+        waiting.cancel()
+        await asyncio.wait((doing, waiting))
+    if done:
+        doing.result()
+    return done
+
+
+async def _kill_all(runtime: Runtime) -> None:
+    """End every node now. What was acknowledged is stored, so nothing is lost."""
+    alive = [node.node_id for node in await runtime.list() if node.liveness is Liveness.ALIVE]
+    outcomes = await asyncio.gather(*(runtime.stop(node_id, grace_s=0.0) for node_id in alive), return_exceptions=True)
+    for node_id, outcome in zip(alive, outcomes, strict=True):
+        if isinstance(outcome, BaseException):
+            _log.error("node not stopped", exc_info=outcome, extra={"node_id": node_id})
+
+
+def _welcome(settings: Settings, listener: socket.socket, started_at_s: float | None) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{listener.getsockname()[1]}"
+    took = "" if started_at_s is None else f", ready after {time.time() - started_at_s:.1f} s"
+    return f"KATO serves at {url} (documentation: {url}/docs){took}; Ctrl-C ends it and its nodes."
+
+
+def _say_what_is_not_enforced(settings: Settings, runtime: Runtime) -> None:
+    able = runtime.capabilities
+    for name, value, enforced in (
+        ("NODE_MEMORY_MAX", settings.node_memory_max_bytes, able.limits_memory),
+        ("NODE_CPUS_MAX", settings.node_cpus_max, able.limits_cpus),
+    ):
+        if value is not None and not enforced:
+            print(f"kato-gateway: {name} is not enforced by runtime {runtime.name}", file=sys.stderr)
+
+
+def _failed(error: Exception, status: int) -> int:
+    print(f"kato-gateway: {error}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

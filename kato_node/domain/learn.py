@@ -59,11 +59,14 @@ class Transition:
 
     Attributes:
         state: the session's next state.
+        observed: of an observe, the STM with its event, before any auto-learn: what predictions by its unique_id are
+            made from (an event is appended, predicted, and then perhaps learned).
         episode: what to learn into the LTM, with the state's commit; None: nothing.
         learned: the name to show, `PTRN|…`; "" if the STM was too short to learn; None if nothing was to be learned.
     """
 
     state: SessionState
+    observed: Stm = ()
     episode: Episode | None = None
     learned: str | None = None
 

@@ -63,7 +63,14 @@ class _Check:
         if len(items) > self._limits.symbols_per_event_max:
             self._reject(name, f"has {len(items)} symbols, more than {self._limits.symbols_per_event_max}")
             return ()
-        return tuple(self._symbol(f"{name}.{i}", item) for i, item in enumerate(items))
+        short = self._limits.symbol_bytes_max
+        # The usual item passes without a name being made for it.
+        return tuple(
+            item
+            if isinstance(item, str) and item.isascii() and len(item) <= short
+            else self._symbol(f"{name}.{i}", item)
+            for i, item in enumerate(items)
+        )
 
     def vectors(self, name: str, value: object) -> tuple[tuple[float, ...], ...]:
         vectors = tuple(self._vector(f"{name}.{i}", item) for i, item in enumerate(self._list(name, value)))
@@ -120,7 +127,12 @@ class _Check:
         if not 1 <= len(items) <= self._limits.vector_length_max:
             self._reject(name, f"must have 1 to {self._limits.vector_length_max} values")
             return ()
-        return tuple(self._number(f"{name}.{i}", item) for i, item in enumerate(items))
+        return tuple(
+            item + 0.0
+            if isinstance(item, float) and -NUMBER_MAX <= item <= NUMBER_MAX
+            else self._number(f"{name}.{i}", item)
+            for i, item in enumerate(items)
+        )
 
     def _keyed(self, name: str, value: object) -> Mapping[str, object]:
         """Return the object whose keys are storable at top level."""

@@ -42,7 +42,7 @@ def observe(
     Raises: VectorDimensionMismatch, MemoryTooLarge.
     Cost: O(len(state.stm)): one tuple copy.
     """
-    vector = summed([tuple(values) for values in observation.vectors]) if observation.vectors else None
+    vector = summed(observation.vectors) if observation.vectors else None
     if vector is not None:
         require_dimension(vector, _dimension(state, dimension))
     event = _event(observation, vector, neighbors, sort=config.sort_symbols)
@@ -50,7 +50,7 @@ def observe(
     _require_room(observed, limits)
     if event and 0 < config.max_pattern_length <= len(observed.stm):
         return _auto_learned(observed, config)
-    return Transition(state=observed)
+    return Transition(state=observed, observed=observed.stm)
 
 
 def clear_stm(_state: SessionState) -> SessionState:
@@ -110,7 +110,7 @@ def _require_room(state: SessionState, limits: Limits) -> None:
 
 def _auto_learned(state: SessionState, config: Config) -> Transition:
     """Learn the full STM; in ROLLING keep the newest max-1 events and the entries no older than the oldest of them."""
-    step = learn(state, config=config)
+    step = replace(learn(state, config=config), observed=state.stm)
     kept = config.max_pattern_length - 1
     if config.stm_mode != "ROLLING" or kept == 0:
         return step

@@ -7,6 +7,8 @@ import heapq
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
 
 from kato_node.domain.config import Config
 from kato_node.domain.errors import VectorDimensionMismatch
@@ -15,9 +17,10 @@ from kato_node.domain.state import Vector
 PREFIX = "VCTR|"
 
 
-def summed(vectors: Sequence[Vector]) -> Vector:
+def summed(vectors: Sequence[Sequence[float]]) -> Vector:
     """Add one observation's vectors (at least one, all of one length) element by element, left to right."""
-    return tuple(sum(column) + 0.0 for column in zip(*vectors, strict=True))  # + 0.0 turns -0.0 into 0.0
+    # Not `sum`, which rounds but once from Python 3.12 on. + 0.0 turns -0.0 into 0.0.
+    return tuple(reduce(add, column) + 0.0 for column in zip(*vectors, strict=True))
 
 
 def symbol_of(vector: Vector) -> str:
@@ -44,7 +47,9 @@ def nearest(query: Vector, learned: Mapping[str, Vector], *, k: int, distance_ma
     return tuple(symbol for _, symbol in heapq.nsmallest(k, (near for near in distances if near[0] <= bound)))
 
 
-def neighbors_of(vectors: Sequence[Vector], learned: Mapping[str, Vector], *, config: Config) -> tuple[str, ...]:
+def neighbors_of(
+    vectors: Sequence[Sequence[float]], learned: Mapping[str, Vector], *, config: Config
+) -> tuple[str, ...]:
     """Return the learned vector symbols that join the event of an observation with these vectors; see `observe`.
 
     Raises: VectorDimensionMismatch.

@@ -1,0 +1,1 @@
+"""The invariants of processor.md, section 9."""

@@ -1,0 +1,1 @@
+"""The tables and numbers of processor.md, one by one."""

@@ -18,6 +18,8 @@ from functools import partial
 
 import uvicorn
 import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from kato_node.api.app import create_app
 from kato_node.node import BindSpec, Node
@@ -110,8 +112,8 @@ def _server_config(node: Node, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(node, settings),
         loop="none",  # it runs in ours
-        http="httptools",
-        ws="websockets-sansio",
+        http=HttpToolsProtocol,
+        ws=WebSocketsSansIOProtocol,
         # Up to the limit of a body, a message that is too large is answered; beyond, its socket closes (1009).
         ws_max_size=settings.body_bytes_max,
         ws_per_message_deflate=False,

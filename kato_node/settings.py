@@ -41,6 +41,7 @@ class Settings:
         deployment_secret: proves a control call; None: there are no control routes.
         defaults: the configuration of a session that sets nothing itself.
         body_bytes_max, ws_message_bytes_max, limits: api.md, section 5.
+        body_silence_max_s: a body of which nothing arrives for so long is given up.
     """
 
     processor_id: str | None = None
@@ -58,6 +59,7 @@ class Settings:
     limits: Limits = LIMITS
     body_bytes_max: int = 16 * _MIB
     ws_message_bytes_max: int = _MIB
+    body_silence_max_s: float = 30.0
 
 
 def from_environment(environment: Mapping[str, str], *, pool: bool = False) -> Settings:

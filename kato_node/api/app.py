@@ -46,7 +46,7 @@ def create_app(node: Node, settings: Settings) -> FastAPI:
     app.router.routes[:] = [*operation_routes(node), socket, *control, *documentation]
     described = partial(openapi.document, title=app.title, version=app.version, description=_DESCRIPTION)
     app.openapi = cache(described)  # type: ignore[method-assign]  # FastAPI's own way to extend it
-    app.add_middleware(BodyLimit, max_bytes=settings.body_bytes_max)
+    app.add_middleware(BodyLimit, max_bytes=settings.body_bytes_max, silence_max_s=settings.body_silence_max_s)
     app.add_middleware(IdentityGate, node=node, secret=secret)
     install_errors(app, translate, log_context=lambda: _log_context(node))
     return app

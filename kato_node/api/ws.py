@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -29,18 +29,18 @@ _TOO_SLOW = 1013
 _LOST = frozenset({"WRONG_NODE", "PROCESSOR_FENCED"})
 _EVENTS_MAX = 1_000  # unsent events of one socket
 _FRAME = frozenset({"type", "payload", "id"})
-_TYPES = ", ".join([*MESSAGES, "ping", "subscribe"])
+_TYPES = (*MESSAGES, "ping", "subscribe")
 
 Explain = Callable[[Exception], ErrorReply]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Frame:
-    """One message; `id` is echoed in its answer."""
+    """One message, as far as it could be read; `id` is echoed in its answer."""
 
-    type: str
-    payload: Mapping[str, Json]
-    id: str | int | None
+    type: str = ""
+    payload: Mapping[str, Json] = field(default_factory=dict)
+    id: str | int | None = None
 
 
 def websocket_route(node: Node, explain: Explain, *, message_bytes_max: int) -> WebSocketRoute:
@@ -95,12 +95,13 @@ class _Conversation:
 
     async def _answer(self, raw: bytes) -> None:
         started_at_s = time.perf_counter()
-        frame_id: str | int | None = None
+        frame = _Frame()
         outcome = "okay"
         try:
             body = self._decoded(raw)
-            frame_id = _id(body)
-            await self._serve(_frame(body, frame_id))
+            frame = _Frame(id=_id(body))
+            frame = _frame(body, frame.id)
+            await self._serve(frame)
         except WebSocketDisconnect:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it is explained and the socket stays open
@@ -109,10 +110,11 @@ class _Conversation:
             if told.code in _LOST:
                 await self._websocket.close(_RESTARTING, "this node is stopping; connect again")
             else:
-                await self._send("error", told.error, frame_id)
-        if _log.isEnabledFor(logging.INFO):
+                await self._send("error", told.error, frame.id)
+        if frame.type != "ping":
             ms = round((time.perf_counter() - started_at_s) * 1e3, 3)
-            _log.info("message", extra={"outcome": outcome, "message_id": frame_id, "ms": ms})
+            facts = {"type": frame.type, "message_id": frame.id, "outcome": outcome, "ms": ms}
+            _log.info("message", extra=facts)
 
     def _decoded(self, raw: bytes) -> dict[str, Json]:
         if len(raw) > self._message_bytes_max:
@@ -127,10 +129,8 @@ class _Conversation:
             await self._send("pong", {}, frame.id)
         elif frame.type == "subscribe":
             await self._subscribe(frame)
-        elif frame.type in MESSAGES:
-            await self._operate(frame, MESSAGES[frame.type])
         else:
-            raise InvalidRequest([("type", f"there is no such message; known are {_TYPES}")])
+            await self._operate(frame, MESSAGES[frame.type])
 
     async def _operate(self, frame: _Frame, message: MessageType) -> None:
         with self._node.activity():
@@ -183,8 +183,8 @@ def _frame(body: dict[str, Json], frame_id: str | int | None) -> _Frame:
     if unknown := sorted(body.keys() - _FRAME):
         raise InvalidRequest([(name, "unknown field") for name in unknown])
     kind, payload = body.get("type"), body.get("payload")
-    if not isinstance(kind, str):
-        raise InvalidRequest([("type", f"must be one of {_TYPES}")])
+    if not isinstance(kind, str) or kind not in _TYPES:
+        raise InvalidRequest([("type", f"must be one of {', '.join(_TYPES)}")])
     if payload is not None and not isinstance(payload, dict):
         raise InvalidRequest([("payload", "must be an object")])
     return _Frame(type=kind, payload=payload or {}, id=frame_id)

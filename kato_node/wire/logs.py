@@ -61,5 +61,7 @@ def configure(level: str, stream: TextIO | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level)
     # Their INFO tells of each start and connection; ours says it once, in our words.
-    for chatty in ("uvicorn", "uvicorn.error", "asyncio", "websockets", "pymongo"):
+    for chatty in ("asyncio", "websockets", "pymongo"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level]))
+    # Its errors are those of requests, which `web.Edge` has logged, and refused handshakes, which are no errors.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

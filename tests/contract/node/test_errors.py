@@ -182,6 +182,29 @@ async def test_a_body_over_the_limit_is_refused_by_its_length() -> None:
         assert (await served.http.post("/observe", json={"strings": ["a"]})).status_code == 200
 
 
+async def test_a_body_that_stops_arriving_is_given_up() -> None:
+    """A body whose rest does not come is answered with an error after a while, and nothing is applied."""
+    settings = Settings(processor_id=PROCESSOR, body_silence_max_s=0.05)
+    async with serving_node(settings=settings) as served:
+        reader, writer = await asyncio.open_connection(*served.address)
+        writer.write(b'POST /observe HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"strings":')
+        assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+        assert b"MALFORMED_JSON" in await reader.readuntil(b"}}")
+        writer.close()
+        await writer.wait_closed()
+        await assert_untouched(served)
+
+
+async def test_a_caller_that_leaves_disturbs_nobody(served: Served) -> None:
+    """A connection that breaks off in the middle of a body leaves no trace and no error in the log."""
+    writer = (await asyncio.open_connection(*served.address))[1]
+    writer.write(b'POST /observe HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"strings":')
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    await assert_untouched(served)
+
+
 async def test_a_sane_request_id_is_kept_and_another_replaced(served: Served) -> None:
     """Every reply has X-Request-ID: the caller's own if it is printable and short, else a fresh one."""
     for path in ("/stm", "/nothing", "/docs", "/openapi.json", "/health"):

@@ -1,0 +1,83 @@
+"""The node's settings (api.md, section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from kato_node.domain.config import DEFAULT
+from kato_node.settings import SettingsError, from_environment
+
+BAD: list[tuple[Mapping[str, str], str]] = [
+    ({}, "PROCESSOR_ID"),
+    ({"PROCESSOR_ID": ""}, "PROCESSOR_ID"),
+    ({"PROCESSOR_ID": "../escape"}, "PROCESSOR_ID"),
+    ({"PROCESSOR_ID": "p\n"}, "PROCESSOR_ID"),
+    ({"PROCESSOR_ID": "p", "KATO_HOMES": "/x"}, "KATO_HOMES"),
+    ({"PROCESSOR_ID": "p", "PORT": "65536"}, "PORT"),
+    ({"PROCESSOR_ID": "p", "PORT": "8_000"}, "PORT"),
+    ({"PROCESSOR_ID": "p", "LOG_LEVEL": "LOUD"}, "LOG_LEVEL"),
+    ({"PROCESSOR_ID": "p", "IDLE_TIMEOUT_S": "-1"}, "IDLE_TIMEOUT_S"),
+    ({"PROCESSOR_ID": "p", "IDLE_TIMEOUT_S": "nan"}, "IDLE_TIMEOUT_S"),
+    ({"PROCESSOR_ID": "p", "RECALL_THRESHOLD": "2"}, "RECALL_THRESHOLD"),
+    ({"PROCESSOR_ID": "p", "SORT_SYMBOLS": "yes"}, "SORT_SYMBOLS"),
+    ({"PROCESSOR_ID": "p", "PERSISTENCE": "5.0"}, "PERSISTENCE"),
+    ({"PROCESSOR_ID": "p", "MONGO_URL": "http://x"}, "MONGO_URL"),
+    ({"PROCESSOR_ID": "p", "NODE_POOL": "yes"}, "NODE_POOL"),
+    ({"PROCESSOR_ID": "p", "NODE_POOL": "1"}, "PROCESSOR_ID"),
+    ({"PROCESSOR_ID": "p", "DEPLOYMENT_SECRET_FILE": "/nowhere/secret"}, "DEPLOYMENT_SECRET_FILE"),
+]
+
+
+@pytest.mark.parametrize(("environment", "name"), BAD, ids=[f"{name}-{given}" for given, name in BAD])
+def test_a_bad_setting_is_named_in_one_line(environment: Mapping[str, str], name: str) -> None:
+    """A bad value, a missing or an unknown name is one line that begins with the name."""
+    with pytest.raises(SettingsError) as error:
+        from_environment(environment)
+    assert str(error.value).startswith(f"{name}: ")
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_an_empty_value_is_unset() -> None:
+    """Empty variables, and those that are not ours, change nothing."""
+    settings = from_environment({"PROCESSOR_ID": "p", "PORT": "", "KATO_HOME": "", "STM_MODE": "", "EDITOR": "vi"})
+    assert (settings.port, settings.host, settings.defaults) == (8000, "127.0.0.1", DEFAULT)
+    assert settings.home == Path("~/.kato").expanduser()
+    assert (settings.processor_id, settings.processor_name, settings.deployment_secret) == ("p", "p", None)
+
+
+def test_every_setting_is_read(tmp_path: Path) -> None:
+    """Each of the node's settings arrives, the config names in capitals included."""
+    secret = tmp_path / "secret"
+    secret.write_text("hush\n")
+    settings = from_environment(
+        {
+            "PROCESSOR_ID": "p:1",
+            "PROCESSOR_NAME": "First of all",
+            "NODE_ID": "n-1",
+            "MONGO_URL": "mongodb://db/?replicaSet=rs",
+            "MONGO_DATABASE": "other",
+            "KATO_HOME": str(tmp_path),
+            "HOST": "::1",
+            "PORT": "0",
+            "LOG_LEVEL": "debug",
+            "IDLE_TIMEOUT_S": "1.5",
+            "DEPLOYMENT_SECRET_FILE": str(secret),
+            "RECALL_THRESHOLD": "0",
+            "SORT_SYMBOLS": "false",
+        }
+    )
+    assert (settings.processor_id, settings.processor_name, settings.node_id) == ("p:1", "First of all", "n-1")
+    assert (settings.mongo_url, settings.mongo_database) == ("mongodb://db/?replicaSet=rs", "other")
+    assert (settings.home, settings.host, settings.port) == (tmp_path, "::1", 0)
+    assert (settings.log_level, settings.idle_timeout_s, settings.deployment_secret) == ("DEBUG", 1.5, "hush")
+    assert (settings.defaults.recall_threshold, settings.defaults.sort_symbols) == (0.0, False)
+
+
+def test_a_pool_node_has_no_processor() -> None:
+    """--pool and NODE_POOL=1 both mean: bound later; the node id is fresh each time unless it is given."""
+    by_flag, by_name = from_environment({}, pool=True), from_environment({"NODE_POOL": "1"})
+    assert by_flag.processor_id is by_name.processor_id is None
+    assert by_flag.node_id != by_name.node_id

@@ -27,7 +27,7 @@ _RESTARTING = 1012
 _TOO_SLOW = 1013
 # Codes that mean: this node will not answer. The socket closes, and its client repeats the message through a new one.
 _LOST = frozenset({"WRONG_NODE", "PROCESSOR_FENCED"})
-_EVENTS_MAX = 1_000  # unsent events of one socket
+_EVENTS_MAX = 20_000  # unsent events of one socket; one sequence may learn 10,000 patterns
 _FRAME = frozenset({"type", "payload", "id"})
 _TYPES = (*MESSAGES, "ping", "subscribe")
 

@@ -8,6 +8,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from kato_node.api import ws
 from kato_node.settings import Settings
 from kato_node.wire import schemas
 from kato_node.wire.operations import MESSAGES
@@ -147,6 +148,37 @@ async def test_events_tell_each_pattern_that_the_session_learns(served: Served) 
         await socket.send(json.dumps({"type": "learn"}))
         kinds = [str((await hear(socket))["type"]) for _ in range(3)]
         assert sorted(kinds) == ["event", "learn_result", "observation_result"]
+
+
+async def test_a_subscriber_that_does_not_keep_up_is_told(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more unsent events than a socket may have, it is closed 1013; what was asked is applied all the same."""
+    monkeypatch.setattr(ws, "_EVENTS_MAX", 2)
+    body = {"observations": [{"strings": ["a", str(number)]} for number in range(5)], "learn_after_each": True}
+    async with served.socket() as socket:
+        await say(socket, "subscribe")
+        reply = await served.http.post("/observe-sequence", json=body)
+        assert len(reply.json()["auto_learned_patterns"]) == 5
+        with pytest.raises(ConnectionClosed) as closed:
+            await hear_on(socket)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1013
+
+
+async def hear_on(socket: ClientConnection) -> None:
+    """Read until the socket is closed."""
+    while True:
+        await hear(socket)
+
+
+async def test_a_socket_of_a_fenced_node_is_closed(served: Served) -> None:
+    """A message that a newer owner of the processor prevents is not answered: its socket closes 1012, for the client
+    to repeat it elsewhere.
+    """
+    async with served.socket() as socket, serving_node(disk=served.disk):
+        with pytest.raises(ConnectionClosed) as closed:
+            await say(socket, "observe", {"strings": ["a"]}, id="m-1")
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1012
 
 
 async def test_an_unknown_socket_path_has_the_envelope(served: Served) -> None:

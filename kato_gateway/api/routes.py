@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 
 from kato_gateway.api import schemas
 from kato_gateway.domain.errors import InvalidSession, NodeNotFound
@@ -17,6 +17,7 @@ from kato_gateway.lifecycle import TTL_S_MAX, CreateSession, Lifecycle
 from kato_gateway.registry.base import SessionQuery
 from kato_node.wire.web import StrictRoute
 
+Wanted = Annotated[schemas.CreateSession | None, Body(examples=[schemas.CREATE_EXAMPLE])]
 Ttl = Annotated[float | None, Query(gt=0, le=TTL_S_MAX, allow_inf_nan=False)]
 
 
@@ -26,9 +27,7 @@ class SessionRoutes:
     def __init__(self, lifecycle: Lifecycle) -> None:
         self._lifecycle = lifecycle
 
-    async def create(
-        self, request: Request, response: Response, body: schemas.CreateSession | None = None
-    ) -> schemas.CreatedSession:
+    async def create(self, request: Request, response: Response, body: Wanted = None) -> schemas.CreatedSession:
         """Create a session, or find a live one of this id and user (200)."""
         wanted = body or schemas.CreateSession()
         created = await self._lifecycle.create(

@@ -12,6 +12,12 @@ from kato_node.wire.control import Id
 RESERVED_IDS = frozenset({"count", "create"})
 """Words that stand where a session's id does in the gateway's own paths."""
 
+CREATE_EXAMPLE: dict[str, JsonValue] = {
+    "user_id": "ann",
+    "config": {"max_pattern_length": 5, "stm_mode": "ROLLING"},
+    "metadata": {"purpose": "a first try"},
+}
+
 
 def _not_reserved(session_id: str) -> str:
     if session_id in RESERVED_IDS:

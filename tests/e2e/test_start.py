@@ -1,0 +1,120 @@
+"""Starting and stopping the gateway's program: what it says, what it leaves, and when it refuses."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.gateway_process import PATIENCE_S, Gateway, eventually, gateway, start
+
+
+def refused(home: Path, *arguments: str, **settings: str) -> tuple[int, str]:
+    """Start a gateway that is to refuse; return its exit status and what it said, which must be one line."""
+    process = start(home, *arguments, **settings)
+    out, _ = process.communicate(timeout=PATIENCE_S)
+    said = (home.parent / f"{home.name}.log").read_text()
+    assert out == ""
+    assert len(said.splitlines()) == 1, said
+    return process.returncode, said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GATEWAY_HOST", "0.0.0.0"),
+        ("GATEWAY_PORT", "http"),
+        ("RUNTIME", "docker"),
+        ("MONGO_URL", "mongodb://localhost"),
+        ("API_KEYS", "a:b"),
+        ("KATO_SPEED", "9"),
+        ("RECALL_THRESHOLD", "2"),
+        ("STM_MODE", "rolling"),
+    ],
+)
+def test_bad_settings_stop_the_start(tmp_path: Path, name: str, value: str) -> None:
+    """A setting that cannot be used, the nodes' defaults included, is exit status 2 and one line that names it."""
+    status, said = refused(tmp_path / "home", **{name: value})
+    assert status == 2
+    assert name in said
+    assert not (tmp_path / "home" / "forkserver").exists()
+
+
+def test_a_taken_port_stops_the_start(tmp_path: Path) -> None:
+    """A port that somebody else has is exit status 1, one line with the way out, and nothing was started."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        status, said = refused(tmp_path / "home", GATEWAY_PORT=str(port))
+    assert status == 1
+    assert f"127.0.0.1:{port}" in said
+    assert "GATEWAY_PORT" in said
+    assert not (tmp_path / "home" / "forkserver").exists()
+
+
+def test_a_home_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
+    """A home in the place of a file is exit status 1 and one line that names it."""
+    (tmp_path / "file").touch()
+    process = start(tmp_path / "home", KATO_HOME=str(tmp_path / "file"))
+    process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert str(tmp_path / "file") in (tmp_path / "home.log").read_text()
+
+
+def test_one_gateway_serves_a_home(tmp_path: Path) -> None:
+    """A second gateway on one home is refused with the pid of the first, which goes on."""
+    with gateway(tmp_path / "home") as running:
+        process = start(tmp_path / "home", LOG_LEVEL="ERROR")
+        process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 1
+        assert f"pid {running.process.pid}" in running.log
+        assert running.ask("GET", "/health")["status"] == "healthy"
+
+
+def test_a_limit_that_is_not_enforced_is_said_so(tmp_path: Path) -> None:
+    """The process runtime cannot limit memory or CPUs: a setting that asks for it is answered with a line each."""
+    with gateway(tmp_path / "home", NODE_MEMORY_MAX="256m", NODE_CPUS_MAX="0.5") as running:
+        assert "NODE_MEMORY_MAX is not enforced" in running.log
+        assert "NODE_CPUS_MAX is not enforced" in running.log
+
+
+def test_help_starts_nothing(tmp_path: Path) -> None:
+    """--help explains; an unknown argument is refused with exit status 2."""
+    helped = start(tmp_path / "home", "--help")
+    out, _ = helped.communicate(timeout=PATIENCE_S)
+    assert (helped.returncode, "usage" in out) == (0, True)
+    odd = start(tmp_path / "home", "--port", "1")
+    odd.communicate(timeout=PATIENCE_S)
+    assert odd.returncode == 2
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_stop_at_any_moment_of_the_start_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C while the first nodes are being started ends all of them."""
+    process = start(tmp_path / "home", WARM_POOL_SIZE="3")
+    home = Gateway(tmp_path / "home")
+    eventually((tmp_path / "home" / "forkserver").exists, "a start")
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=PATIENCE_S)
+    assert process.returncode in {0, 130}
+    eventually(lambda: not home.processes(), "the end of every process of the home")
+    home.client.close()
+
+
+def test_a_second_ctrl_c_hurries(tmp_path: Path) -> None:
+    """With a node that does not end by itself the first Ctrl-C waits; a second one does not, and leaves nothing."""
+    with gateway(tmp_path / "home", WARM_POOL_SIZE="0") as running:
+        session_id = running.ask("POST", "/sessions")["session_id"]
+        running.ask("POST", f"/sessions/{session_id}/observe", {"strings": ["a"]})
+        pid = running.pid_of(session_id)
+        os.kill(pid, signal.SIGSTOP)
+        os.killpg(running.process.pid, signal.SIGINT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.process.wait(1.0)
+        assert running.stop() == 0
+        assert running.nodes() == {}
+        running.start()
+        assert running.ask("GET", f"/sessions/{session_id}/stm")["stm"] == [["a"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, TypeVar
 
 from kato_gateway.domain.sessions import HOLDING_STATES, NodeRecord, NodeState, SessionRecord
@@ -32,19 +33,28 @@ Knob: TypeAlias = Callable[[str, Literal["before", "after"]], Awaitable[None]]
 _HOLDING = {state.value for state in HOLDING_STATES}
 
 
+@dataclass(slots=True)
+class MemoryTables:
+    """The documents themselves; registries may share them, or find them again."""
+
+    sessions: Table = field(default_factory=dict)
+    nodes: Table = field(default_factory=dict)
+    leftovers: Table = field(default_factory=dict)
+
+
 class MemoryRegistry:
-    """Documents in dictionaries.
+    """A registry on such tables.
 
     Args:
         knob: awaited before and after each call with its name; what it raises, the call raises: "before" nothing has
             happened, "after" everything has. It may also wait, or be cancelled.
     """
 
-    def __init__(self, knob: Knob | None = None) -> None:
-        self.knob = knob
-        self._sessions: Table = {}
-        self._nodes: Table = {}
-        self._leftovers: Table = {}
+    def __init__(self, tables: MemoryTables, knob: Knob | None = None) -> None:
+        self._knob = knob
+        self._sessions = tables.sessions
+        self._nodes = tables.nodes
+        self._leftovers = tables.leftovers
 
     async def open(self) -> None:
         """Do nothing: there is nothing to connect to."""
@@ -99,11 +109,11 @@ class MemoryRegistry:
         return [leftover_of(document) for document in found]
 
     async def _call(self, name: str, work: Callable[[], T]) -> T:
-        if self.knob is None:
+        if self._knob is None:
             return work()
-        await self.knob(name, "before")
+        await self._knob(name, "before")
         result = work()
-        await self.knob(name, "after")
+        await self._knob(name, "after")
         return result
 
     def _apply(self, changes: Sequence[Change]) -> bool:

@@ -106,9 +106,14 @@ class SqliteRegistry:
         """See Registry."""
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[object] = loop.create_future()
-        self._thread = threading.Thread(target=self._run, args=(loop, opened), name="gateway-registry", daemon=True)
-        self._thread.start()
-        await opened
+        thread = threading.Thread(target=self._run, args=(loop, opened), name="gateway-registry", daemon=True)
+        thread.start()
+        try:
+            await opened
+        except asyncio.CancelledError:
+            self._jobs.put(None)
+            raise
+        self._thread = thread
 
     async def close(self) -> None:
         """See Registry. Calls that wait are answered first."""

@@ -212,6 +212,8 @@ class Node:
             await self._activity.quiet()
             if self._processor is not None:
                 await self._processor.stop()
+        except Exception:
+            log.exception("stop_failed", extra={"node_id": self.node_id})
         finally:
             self.stopped.set()
 

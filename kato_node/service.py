@@ -182,7 +182,7 @@ class ProcessorService:
                 course.learned(learn(course.state, config=config))
             if position % _BREATHER == _BREATHER - 1:
                 await asyncio.sleep(0)
-        names = tuple(course.names)
+        names = list(course.names)
         final = learn(course.state, config=config) if request.learn_at_end else None
         if final is not None:
             course.learned(final)
@@ -232,6 +232,7 @@ class ProcessorService:
                 "message": "genes-updated",
                 "genes": updated.as_dict(),
                 "processor_id": self.processor_id,
+                "session_id": record.session_id,
             },
         )
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import math
 
-from kato_node.domain.errors import DomainError
+from kato_node.domain.errors import DomainError, ValidationFailed
 from kato_node.errors import ServiceError
 from kato_node.store.base import CommitUnknown, Fenced, StoreError
-from kato_node.wire.errors import ErrorReply
+from kato_node.wire.errors import ErrorReply, InvalidRequest
+from kato_node.wire.web import wire_reply
 
 _log = logging.getLogger(__name__)
 
 
 def translate(error: Exception) -> ErrorReply | None:
     """Return what the caller is told; None for an exception that is nobody's answer but a mistake of ours."""
+    if isinstance(error, ValidationFailed):
+        return wire_reply(InvalidRequest(error.errors))  # the same words and bounds whoever found the fault
     if isinstance(error, DomainError):
         return ErrorReply(code=error.code, message=error.message, details=error.details)
     if isinstance(error, ServiceError):

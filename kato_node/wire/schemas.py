@@ -218,6 +218,7 @@ class GenesUpdated(Reply):
     message: Literal["genes-updated"]
     genes: dict[str, ConfigValue]
     processor_id: str
+    session_id: str
 
 
 class Gene(Read):

@@ -15,8 +15,8 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TypeVar
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -37,6 +37,7 @@ Model = TypeVar("Model", bound=BaseModel)
 _log = logging.getLogger(__name__)
 _SANE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _NOT_FOUND = ErrorReply(code="NOT_FOUND", message="There is no such route; /docs lists them all.")
+_QUIET_PATHS = frozenset({"/health", "/ready"})  # asked all the time: logged at DEBUG while they are well
 # HTTP statuses that libraries raise by themselves, beside 404 and 405.
 _BY_STATUS = {400: "VALIDATION_ERROR", 401: "UNAUTHENTICATED", 403: "FORBIDDEN", 413: "BODY_TOO_LARGE"}
 
@@ -56,18 +57,16 @@ def install_errors(
     translate: Translate,
     *,
     log_context: Callable[[], Mapping[str, object]] = dict,
-    quiet_paths: Collection[str] = ("/health",),
 ) -> None:
     """Make every reply of the app carry a request id, and every error the envelope. Call it after other middleware.
 
     Args:
         translate: says what a caller is told of a service's exception; None makes it an INTERNAL_ERROR, logged.
         log_context: what each log line of a request carries beside request_id and session_id.
-        quiet_paths: requests that are logged at DEBUG, not at INFO.
     """
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_middleware(Edge, translate=translate, log_context=log_context, quiet_paths=frozenset(quiet_paths))
+    app.add_middleware(Edge, translate=translate, log_context=log_context)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -120,7 +119,7 @@ def _methods(request: Request) -> set[str]:
 class StrictRoute(APIRoute):
     """A route that reads its body as JSON whatever its Content-Type says, by the rules of `strict_json`."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[object, None, Response]]:
         """Return FastAPI's handler, given a request whose body is read and decoded already."""
         handle = super().get_route_handler()
 
@@ -138,7 +137,7 @@ class StrictRoute(APIRoute):
 
 
 class _StrictRequest(Request):
-    async def json(self) -> Any:
+    async def json(self) -> object:
         if not hasattr(self, "_strict"):
             self._strict = strict_json.loads(await self.body())
         return self._strict
@@ -150,17 +149,14 @@ class BodyLimit:
     A body of which nothing arrives for `silence_max_s` is given up: whoever waits for it waits for nobody.
     """
 
-    def __init__(
-        self, app: ASGIApp, *, max_bytes: int, exempt: Collection[str] = (), silence_max_s: float = 30.0
-    ) -> None:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, silence_max_s: float = 30.0) -> None:
         self._app = app
         self._max_bytes = max_bytes
-        self._exempt = frozenset(exempt)
         self._silence_max_s = silence_max_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
-        if scope["type"] != "http" or scope["path"] in self._exempt:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "")
@@ -196,12 +192,10 @@ class Edge:
         *,
         translate: Translate,
         log_context: Callable[[], Mapping[str, object]],
-        quiet_paths: frozenset[str],
     ) -> None:
         self._app = app
         self._translate = translate
         self._log_context = log_context
-        self._quiet_paths = quiet_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection."""
@@ -228,7 +222,7 @@ class Edge:
             await error_response(told)(scope, receive, reply.send)
 
     def _log_request(self, reply: _Reply, scope: Scope) -> None:
-        level = logging.DEBUG if scope["path"] in self._quiet_paths and (reply.status or 500) < 500 else logging.INFO
+        level = logging.DEBUG if scope["path"] in _QUIET_PATHS and (reply.status or 500) < 500 else logging.INFO
         if _log.isEnabledFor(level):
             facts = {
                 "method": scope.get("method", "WS"),

@@ -129,6 +129,14 @@ async def test_other_bodies_are_as_strict(served: Served) -> None:
     await assert_untouched(served)
 
 
+async def test_an_error_does_not_send_back_what_was_sent(served: Served) -> None:
+    """However long the name of a bad field is, and however many there are, the error stays short."""
+    for body in ({"emotives": {"$" + "x" * 1_000_000: 1}}, {"y" * 1_000_000: 1}, {"strings": [1] * 10_000}):
+        reply = await served.http.post("/observe", json=body)
+        assert reply.status_code == 422
+        assert len(reply.content) < 20_000
+
+
 async def test_json_is_read_whatever_the_content_type_says(served: Served) -> None:
     """The body is JSON whether or not a Content-Type says so; pairs of escaped surrogates are one character."""
     for headers in ({}, {"content-type": "text/plain"}, {"content-type": "application/x-www-form-urlencoded"}):

@@ -22,13 +22,23 @@ class DomainError(Exception):
         self.details: Mapping[str, object] = {} if details is None else details
 
 
+ERRORS_MAX = 20  # a caller needs the first few, not ten thousand
+
+
 class ValidationFailed(DomainError):
-    """Input that breaks the rules of processor.md, sections 2 or 8; details.errors lists field and message of each."""
+    """Input that breaks the rules of processor.md, sections 2 or 8.
+
+    Attributes:
+        errors: (field, message) of the first 20; details.errors lists the same. Lone surrogates of a field's name are
+            escaped, so that it can be sent.
+    """
 
     code = "VALIDATION_ERROR"
 
     def __init__(self, errors: Sequence[tuple[str, str]]) -> None:
-        self.errors = tuple(errors)
+        self.errors = tuple(
+            (field.encode("utf-8", "backslashreplace").decode(), message) for field, message in errors[:ERRORS_MAX]
+        )
         listed = [{"field": field, "message": message} for field, message in self.errors]
         super().__init__("; ".join(f"{field}: {message}" for field, message in self.errors), {"errors": listed})
 

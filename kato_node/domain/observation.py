@@ -11,7 +11,6 @@ from kato_node.domain.state import Emotives, Json, Metadata, text_bytes
 
 NUMBER_MAX = 1e100
 _INT64 = range(-(2**63), 2**63)
-_ERRORS_MAX = 20  # a caller needs the first few, not ten thousand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +46,7 @@ def validated(observation: Observation, *, limits: Limits = LIMITS, prefix: str 
         unique_id=check.unique_id(f"{prefix}unique_id", observation.unique_id),
     )
     if check.errors:
-        raise ValidationFailed(check.errors[:_ERRORS_MAX])
+        raise ValidationFailed(check.errors)
     return valid
 
 
@@ -88,7 +87,7 @@ class _Check:
         return None if value is None else self._text(name, value)
 
     def _reject(self, name: str, message: str) -> None:
-        self.errors.append((name.encode("utf-8", "backslashreplace").decode(), message))
+        self.errors.append((name, message))
 
     def _list(self, name: str, value: object) -> Sequence[object]:
         if isinstance(value, list | tuple):

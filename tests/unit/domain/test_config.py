@@ -96,6 +96,16 @@ def test_an_update_applies_whole_or_not_at_all() -> None:
     }
 
 
+def test_errors_can_be_sent() -> None:
+    """A name with a lone surrogate is escaped in its error, and of many errors the first twenty are listed."""
+    with pytest.raises(ValidationFailed) as failure:
+        DEFAULT.updated({"\ud800": 1})
+    assert failure.value.errors[0][0] == "\\ud800"
+    with pytest.raises(ValidationFailed) as failure:
+        DEFAULT.updated({f"unknown_{i}": 1 for i in range(100)})
+    assert len(failure.value.errors) == 20
+
+
 def test_a_threshold_of_zero_is_set() -> None:
     """0.0 is a value like any other, not unset."""
     assert DEFAULT.updated({"recall_threshold": 0.0}).recall_threshold == 0.0

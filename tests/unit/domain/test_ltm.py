@@ -110,3 +110,13 @@ def test_staging_leaves_the_ltm_alone() -> None:
     assert (upper.get(pattern("c d").name), dict(upper.vectors), upper.dimension) == (None, {}, None)
     assert lower.get(pattern("c d").name) == pattern("c d")
     assert (ltm.version, len(ltm), dict(ltm.vectors), ltm.dimension) == (version, 1, {"old": (1.0,)}, 1)
+
+
+def test_learning_and_deleting_for_ever_takes_no_room() -> None:
+    """A view of few patterns stays small, however many were deleted before."""
+    ltm = learned("a b")
+    for i in range(50):
+        ltm.apply(put(pattern(f"x {i}")))
+        ltm.apply(LtmChange(deleted=(pattern(f"x {i}").name,)))
+    assert len(ltm.view().patterns) <= 4
+    assert answer(ltm.view()) == answer(learned("a b").view())

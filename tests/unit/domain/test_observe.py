@@ -82,6 +82,11 @@ def test_current_emotives_are_means_over_the_entries_that_have_the_key() -> None
     assert emotives.current(()) == {}
 
 
+def test_means_round_once() -> None:
+    """A mean depends on the values alone, not on their order."""
+    assert emotives.averaged([{"x": 1e16}, {"x": 1.5}, {"x": -1e16}]) == {"x": 0.5}
+
+
 def test_no_mean_is_negative_zero() -> None:
     """A mean that rounds to zero from below is 0.0."""
     assert repr(emotives.averaged([{"x": -5e-324}, {"x": 0.0}, {"x": 0.0}])) == "{'x': 0.0}"

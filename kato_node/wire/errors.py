@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Protocol
 
 STATUS: Mapping[str, int] = MappingProxyType(
     {
@@ -71,14 +70,6 @@ class ErrorReply:
         """The HTTP headers: the reply's own, and Retry-After wherever trying again later is the advice."""
         retry = {"Retry-After": str(RETRY_AFTER_S)} if self.status in {429, 503} else {}
         return {**retry, **self.headers}
-
-
-class Coded(Protocol):
-    """An exception that knows its code, its message and its details: ours are all of this kind."""
-
-    code: str
-    message: str
-    details: Mapping[str, object]
 
 
 class WireError(Exception):

@@ -163,6 +163,7 @@ class Node:
         else:
             self._processor = processor
             self._move("bound")
+            self._activity.restart()  # a node may have waited in the pool for longer than it may idle
             if spec.idle_timeout_s > 0:
                 self._idle_watch = self._spawn(self._watch_idleness(spec.idle_timeout_s))
             return view
@@ -255,6 +256,10 @@ class _Activity(AbstractContextManager[None]):
         self._last_s = self._clock_s()
         if not self._in_flight:
             self._quiet.set()
+
+    def restart(self) -> None:
+        """Count from now, as if an operation had just ended."""
+        self._last_s = self._clock_s()
 
     def idle_s(self) -> float:
         """Return for how long there has been no operation."""

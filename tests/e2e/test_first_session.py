@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
@@ -223,6 +225,18 @@ def test_a_stop_leaves_no_process_and_loses_nothing(own: Gateway, number: signal
     for session_id in ids:
         assert own.ask("GET", f"/sessions/{session_id}")["status"] == "hibernated"
         assert stm(own, session_id) == [[session_id]]
+
+
+def test_a_node_of_the_pool_does_not_idle(tmp_path: Path) -> None:
+    """A node that has waited in the pool for longer than it may idle serves the session that it is given."""
+    with gateway(tmp_path / "home", IDLE_TIMEOUT_S="1") as running:
+        eventually(running.nodes, "a node in the pool")
+        [waiting] = running.nodes().values()
+        eventually(lambda: time.time() - psutil.Process(waiting).create_time() > 2, "a node that has waited")
+        session_id = running.ask("POST", "/sessions")["session_id"]
+        observe(running, session_id, "a", "b", "c")
+        assert running.pid_of(session_id) == waiting
+        assert stm(running, session_id) == STM
 
 
 def test_an_idle_node_stops_itself_and_is_woken(tmp_path: Path) -> None:

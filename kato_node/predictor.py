@@ -43,7 +43,7 @@ class Predictor:
             return answer
 
     async def neighbors(
-        self, vectors: Sequence[Vector], learned: Mapping[str, Vector], config: Config
+        self, vectors: Sequence[Sequence[float]], learned: Mapping[str, Vector], config: Config
     ) -> Sequence[str]:
         """Return the learned vector symbols that join the event. Raises: VectorDimensionMismatch."""
         if not vectors or not learned or not config.vector_neighbors:

@@ -49,7 +49,7 @@ class Course:
         """Go on from an observation."""
         self.learned(transition)
         self.results.append(replies.sequence_item(transition, position=len(self.results), unique_id=unique_id))
-        self.checkpoints.append((unique_id, transition.state.stm))
+        self.checkpoints.append((unique_id, transition.observed))
 
     def learned(self, transition: Transition) -> None:
         """Go on from a learn, which may have learned nothing. Raises: VectorDimensionMismatch, MemoryTooLarge."""

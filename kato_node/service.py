@@ -154,7 +154,7 @@ class ProcessorService:
                 transition, unique_id=unique_id, processor_id=self.processor_id, session_id=record.session_id
             ),
             edits=self._edits(transition),
-            checkpoints=((unique_id, transition.state.stm),),
+            checkpoints=((unique_id, transition.observed),),
             learned=(transition.learned,) if transition.learned else (),
             observations=1,
         )
@@ -164,8 +164,7 @@ class ProcessorService:
     ) -> Transition:
         neighbors: Sequence[str] = ()
         if observation.vectors and config.vector_neighbors:
-            vectors = [tuple(vector) for vector in observation.vectors]
-            neighbors = await self._predictor.neighbors(vectors, ltm.vectors, config)
+            neighbors = await self._predictor.neighbors(observation.vectors, ltm.vectors, config)
         return observe(
             state, observation, config=config, dimension=ltm.dimension, neighbors=neighbors, limits=self.limits
         )

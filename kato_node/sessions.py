@@ -39,7 +39,7 @@ class Session:
         config: the effective one.
         turn: held by the call whose turn it is; first come, first served.
         unanswered: the calls that wait for their turn or have it.
-        checkpoints: unique_id -> the STM right after that observation, oldest first.
+        checkpoints: unique_id -> the STM that this observation is predicted from, oldest first.
         subscribers: called back with each learned name.
     """
 

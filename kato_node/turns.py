@@ -41,7 +41,7 @@ class Step:
 
     Attributes:
         overrides: the session's own config values from now on; None: as they are.
-        checkpoints: (unique_id, the STM right after that observation), oldest first.
+        checkpoints: (unique_id, the STM that this observation is predicted from), oldest first.
         learned: the names, as shown, of the patterns that the edits learn.
         observations: how many observations were applied.
     """

@@ -33,7 +33,7 @@ SCHEMA_VERSION = 1  # of the tables; the documents in them have their own
 LOCK_WAIT_S = 5.0
 PAGE_ROWS = 1_000  # rows loaded per visit to the thread
 
-# Rows lie in the order of their keys: what a session adds stands next to what it added last.
+# Rows lie in the order of their keys: what an observation adds to a session stands together, after what came before.
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS processor (
@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS processor (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sessions (id TEXT PRIMARY KEY, head TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS session_rows (
-    session TEXT, track INTEGER, number INTEGER, document TEXT NOT NULL, PRIMARY KEY (session, track, number)
+    session TEXT, number INTEGER, track INTEGER, document TEXT NOT NULL, PRIMARY KEY (session, number, track)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS patterns (name TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS vectors (symbol TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
@@ -125,10 +125,10 @@ class SqliteStore:
     async def load_reply(self, session_id: str, number: int) -> str | None:
         """See Store."""
         rows = await self._rows(
-            "SELECT document FROM session_rows WHERE session = ? AND track = ? AND number = ?",
+            "SELECT document FROM session_rows WHERE session = ? AND number = ? AND track = ?",
             session_id,
-            Track.OPERATIONS,
             number,
+            Track.OPERATIONS,
         )
         return documents.operation_reply(rows[0][0]) if rows else None
 
@@ -185,7 +185,7 @@ class SqliteStore:
         if not heads:
             return None
         tracks: dict[Track, list[Row]] = {track: [] for track in Track}
-        sql = "SELECT track, number, document FROM session_rows WHERE session = ? ORDER BY track, number"
+        sql = "SELECT track, number, document FROM session_rows WHERE session = ? ORDER BY number"
         for track, number, text in self._select(sql, (session_id,)):
             tracks[Track(track)].append((number, text))
         return documents.session_record(session_id, heads[0][0], tracks)
@@ -294,7 +294,7 @@ def _write_track(connection: sqlite3.Connection, session_id: str, delta: TrackDe
             )
     connection.executemany(
         "INSERT OR REPLACE INTO session_rows VALUES (?, ?, ?, ?)",
-        [(session_id, delta.track, number, text) for number, text in delta.rows],
+        [(session_id, number, delta.track, text) for number, text in delta.rows],
     )
 
 

@@ -438,6 +438,15 @@ async def test_unique_ids_recall_the_newest_hundred_moments() -> None:
         assert (await node.reads.predictions(None, "second"))["count"] == 0
 
 
+async def test_a_unique_id_recalls_the_stm_before_its_auto_learn() -> None:
+    """The observation that fills the STM is predicted from the full STM, though learning has emptied it since."""
+    async with running(defaults=DEFAULT.updated({"max_pattern_length": 2})) as node:
+        await observe_all(node, None, "a")
+        await node.service.observe(None, seen("b", unique_id="full"))
+        assert (await node.reads.predictions(None))["count"] == 0
+        assert (await node.reads.predictions(None, "full"))["count"] == 1
+
+
 async def test_pattern_reads() -> None:
     """A pattern is found with and without its prefix, shown with its window; an unknown one is refused."""
     async with running() as node:

@@ -35,7 +35,7 @@ def processes_of(home: Path) -> set[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if str(home).encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                if {b"--home", str(home).encode()} <= set((entry / "cmdline").read_bytes().split(b"\0")):
                     found.add(int(entry.name))
     return found
 
@@ -48,6 +48,11 @@ def stat_of(pid: int) -> list[str] | None:
         return None
 
 
+def proc(pid: int | None, name: str) -> bytes:
+    """Return what /proc/PID/NAME says."""
+    return Path(f"/proc/{pid}/{name}").read_bytes()
+
+
 def zombies_of(parent: int) -> set[int]:
     """Return the dead children that a process has not reaped."""
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
@@ -56,11 +61,8 @@ def zombies_of(parent: int) -> set[int]:
 
 
 def fork_servers_of(home: Path) -> set[int]:
-    """Return the pids of a home's fork servers: unlike nodes, they are no children of one."""
-    ours = processes_of(home)
-    parents = {pid: stat_of(pid) for pid in ours}
-    with_lock = {pid for pid in ours if _has_open(pid, home / "run")}
-    return {pid for pid, stat in parents.items() if stat is not None and pid not in with_lock}
+    """Return the pids of a home's fork servers: unlike nodes, they hold no node's lock."""
+    return {pid for pid in processes_of(home) if not _has_open(pid, home / "run")}
 
 
 def _has_open(pid: int, directory: Path) -> bool:

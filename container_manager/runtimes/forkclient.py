@@ -51,6 +51,7 @@ class ForkClient:
         self._link: _Link | None = None
         self._linking = asyncio.Lock()
         self._keeper: asyncio.Task[None] | None = None
+        self._launches: set[asyncio.Task[bool]] = set()
 
     async def open(self) -> None:
         """Connect, and keep connected. Idempotent. Raises: RuntimeUnavailable."""
@@ -64,11 +65,15 @@ class ForkClient:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
             self._keeper = None
-        if self._link is not None:
-            if release:
-                self._link.tell({"op": "release"})
-            await self._link.close()
-            self._link = None
+        if self._launches:
+            await asyncio.wait(self._launches)
+            await self._drop_link()
+            with contextlib.suppress(TimeoutError):  # what it started ends by itself, a little later
+                async with asyncio.timeout(_FAREWELL_S):
+                    self._link = await _greeted(own_dir(self._program.home), self._on_exit)
+        if self._link is not None and release:
+            self._link.tell({"op": "release"})
+        await self._drop_link()
 
     async def start(self, record: Mapping[str, object], env: Mapping[str, str]) -> None:
         """Have a node forked; it holds its lock and begins when this returns.
@@ -87,12 +92,36 @@ class ForkClient:
         try:
             async with asyncio.timeout(timeout_s), self._linking:
                 if self._link is None or self._link.lost.done():
-                    if self._link is not None:
-                        await self._link.close()
-                    self._link = await _connect(self._program, self._on_exit)
+                    await self._drop_link()
+                    self._link = await self._connect()
                 return self._link
         except TimeoutError:
             raise RuntimeUnavailable(f"no connection to the fork server within {timeout_s:.3g} s") from None
+
+    async def _drop_link(self) -> None:
+        if self._link is not None:
+            await self._link.close()
+            self._link = None
+
+    async def _connect(self) -> _Link:
+        """Connect to a fork server of today's code; an older one has to retire, a missing one is started."""
+        while True:
+            version = await asyncio.to_thread(fingerprint, self._program)
+            link = await _greeted(own_dir(self._program.home), self._on_exit)
+            if link is None:
+                if not await self._launched(version):
+                    await asyncio.sleep(_PAUSE_S)  # somebody else's is about to listen, or about to end
+            elif link.fingerprint == version:
+                return link
+            else:
+                await link.retire()
+
+    async def _launched(self, version: str) -> bool:
+        """Start the program; a caller that is cancelled does not wait for it, `close` does."""
+        task = asyncio.create_task(asyncio.to_thread(launch, self._program, version))
+        self._launches.add(task)
+        task.add_done_callback(self._launches.discard)
+        return await asyncio.shield(task)
 
     async def _keep_linked(self) -> None:
         """Without a connection nobody hears of exits, and with no fork server nobody looks after logs."""
@@ -103,20 +132,6 @@ class ForkClient:
                 await asyncio.sleep(RETRY_S)
             else:
                 await asyncio.wait({link.lost})
-
-
-async def _connect(program: Program, on_exit: Callable[[str, str], None]) -> _Link:
-    """Return a connection to a fork server of today's code; an older one is made to retire, a missing one started."""
-    while True:
-        version = await asyncio.to_thread(fingerprint, program)
-        link = await _greeted(own_dir(program.home), on_exit)
-        if link is None:
-            if not await asyncio.to_thread(launch, program, version):
-                await asyncio.sleep(_PAUSE_S)  # somebody else's is about to listen, or about to end
-        elif link.fingerprint == version:
-            return link
-        else:
-            await link.retire()
 
 
 async def _greeted(own: Path, on_exit: Callable[[str, str], None]) -> _Link | None:
@@ -132,12 +147,13 @@ async def _greeted(own: Path, on_exit: Callable[[str, str], None]) -> _Link | No
         raise
     try:
         greeting = json.loads(await reader.readuntil(b"\n"))
+        version = str(greeting["hello"]["fingerprint"])
     except BaseException as error:
         writer.transport.abort()
-        if isinstance(error, OSError | EOFError):
+        if isinstance(error, OSError | EOFError | ValueError | LookupError | TypeError | asyncio.LimitOverrunError):
             return None
         raise
-    return _Link(reader, writer, str(greeting["hello"]["fingerprint"]), on_exit)
+    return _Link(reader, writer, version, on_exit)
 
 
 def _connected(own: Path) -> socket.socket:

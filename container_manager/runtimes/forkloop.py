@@ -99,11 +99,8 @@ class ForkServer:
         """Serve to the end."""
         self._catch_signals()
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
-        for trace in lockfiles.look_at_all(lockfiles.run_dir(self._home)):
-            if trace.life == "alive" and trace.record is not None:
-                self._adopt(trace.record)
-            elif trace.life == "dead" and trace.record is None:
-                lockfiles.forget(lockfiles.run_dir(self._home), trace.node_id)
+        with contextlib.suppress(OSError):  # whoever cannot read the home's lock files will say so
+            self._look_around()
         while not self._is_done():
             for key, _ in self._selector.select(self._patience_s()):
                 if self._selector.get_map().get(key.fd) is key:  # an earlier event of this round may have ended it
@@ -112,6 +109,15 @@ class ForkServer:
                 self._used_at_s = time.monotonic()
             self._tick()
         self._let_go()
+
+    def _look_around(self) -> None:
+        """Watch the nodes that are there already, and clear away what a power cut left of lock files."""
+        run = lockfiles.run_dir(self._home)
+        for trace in lockfiles.look_at_all(run):
+            if trace.life == "alive" and trace.record is not None:
+                self._adopt(trace.record)
+            elif trace.life == "dead" and trace.record is None:
+                lockfiles.forget(run, trace.node_id)
 
     def _is_used(self) -> bool:
         return bool(self._nodes or self._births or self._clients)
@@ -138,9 +144,9 @@ class ForkServer:
                 nodelogs.rotate(nodelogs.log_path(logs, node.record.node_id), bytes_max=self._log_bytes_max)
         if now_s >= self._pruned_at_s + PRUNE_EVERY_S:
             self._pruned_at_s = now_s
-            traces = lockfiles.look_at_all(lockfiles.run_dir(self._home))
-            kept = {trace.node_id for trace in traces} | {birth.order.record.node_id for birth in self._births}
             with contextlib.suppress(OSError):
+                traces = lockfiles.look_at_all(lockfiles.run_dir(self._home))
+                kept = {trace.node_id for trace in traces} | {birth.order.record.node_id for birth in self._births}
                 nodelogs.prune(logs, live=kept, keep_max=GONE_LOGS_MAX)
 
     # Signals: children are reaped, whoever's they were; a request to end is a request to retire.
@@ -223,6 +229,8 @@ class ForkServer:
             return
         try:
             unsent = client.send(message)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # it is gone, but what it said last is still to be read
         except OSError:
             self._drop(client)
             return
@@ -343,7 +351,8 @@ def _reported(pair: socket.socket) -> dict[str, Any] | None:
 
 
 def _log(event: str, **facts: object) -> None:
-    sys.stderr.write(json.dumps({"ts": time.time(), "level": "INFO", "event": event, **facts}) + "\n")
+    with contextlib.suppress(OSError):  # a full disk is no reason to end
+        sys.stderr.write(json.dumps({"ts": time.time(), "level": "INFO", "event": event, **facts}) + "\n")
 
 
 def _understood(message: Mapping[str, object]) -> tuple[int, Order]:

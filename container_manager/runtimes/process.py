@@ -15,7 +15,7 @@ import weakref
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from container_manager.errors import ContainerError, RuntimeUnavailable, StartFailed, StartTimeout
+from container_manager.errors import ContainerError, ResourcesExhausted, RuntimeUnavailable, StartFailed, StartTimeout
 from container_manager.readiness import NeverHealthy, NodeEnded, wait_until_healthy
 from container_manager.runtime import Capabilities
 from container_manager.runtimes import lockfiles, nodelogs
@@ -108,6 +108,9 @@ class ProcessRuntime:
         except TimeoutError:
             await self._undo(spec.node_id, request)
             raise RuntimeUnavailable(f"the fork server did not start {spec.name} within {timeout_s:g} s") from None
+        except OSError as error:
+            await self._undo(spec.node_id, request)
+            raise ResourcesExhausted(f"cannot start {spec.name}: {error}") from error
         except BaseException:
             await self._undo(spec.node_id, request)
             raise

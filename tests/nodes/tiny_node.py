@@ -22,18 +22,28 @@ def run(env: Mapping[str, str], sock: socket.socket) -> int:
     behaviour = env.get("TINY", "")
     sys.stderr.write(f"tiny node {env['NODE_ID']} begins\n")
     if behaviour == "exit":
-        sys.stderr.write("setting TINY: exit is not a way to live\n")
-        return 3
+        return refuse(env, sock)
     if behaviour == "raise":
         raise RuntimeError("tiny trouble")
     signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour == "stubborn" else _end)
     if behaviour == "silent":
-        while True:
-            signal.pause()
+        return wait(env, sock)
     while True:
         connection, _ = sock.accept()
         with connection:
             _answer(connection, ready=behaviour != "unready")
+
+
+def refuse(_env: Mapping[str, str], _sock: socket.socket) -> int:
+    """Say why and end."""
+    sys.stderr.write("setting TINY: exit is not a way to live\n")
+    return 3
+
+
+def wait(_env: Mapping[str, str], _sock: socket.socket) -> int:
+    """Never answer."""
+    while True:
+        signal.pause()
 
 
 def _end(_number: int, _frame: object) -> None:

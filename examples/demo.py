@@ -5,7 +5,7 @@
     python -m examples.demo --works 5               only five of the 68, for a first look
 
 Each chord is one symbol, such as `C3 C5 E4 G4`. Auto-learning in ROLLING mode turns a chorale into overlapping
-phrases of six chords; the last five chords heard are then looked up among them. What KATO answers is a list of
+phrases of four chords; the last three chords heard are then looked up among them. What KATO answers is a list of
 phrases with the chords that follow in each; every phrase that heard the current chord votes for its next one, with its
 frequency times its similarity squared. The weight is the demo's choice; matches, similarity and frequency are KATO's.
 """
@@ -28,7 +28,7 @@ from examples.gateway import gateway
 
 DATA = Path(__file__).parent / "data" / "chorales.jsonl"
 LEARNED_WORKS = 300
-PHRASE = 6
+PHRASE = 4
 CONTEXT = PHRASE - 1
 
 Json = dict[str, Any]
@@ -199,7 +199,9 @@ def bach(client: httpx.Client, tested: int) -> None:
     phrases = teacher.call("GET", "status")["patterns"]
     print(f"   {rate:,.0f} durable observations per second; {phrases:,} phrases learned\n")
     # Another session on the same processor: it shares what was learned, and nothing else.
-    listener = Session(client, user_id="demo", node_id="chorales", config={"max_predictions": 10_000})
+    listener = Session(
+        client, user_id="demo", node_id="chorales", config={"rank_sort_algo": "similarity", "max_predictions": 200}
+    )
     unheard = works[LEARNED_WORKS : LEARNED_WORKS + tested]
     evaluate(listener, unheard, baselines(works[:LEARNED_WORKS]))
     explain(listener, unheard)

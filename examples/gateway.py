@@ -21,7 +21,8 @@ def gateway(url: str | None = None) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="kato-") as home:
         environment = {**os.environ, "KATO_HOME": home, "GATEWAY_PORT": "0", "LOG_LEVEL": "ERROR"}
         command = [sys.executable, "-m", "kato_gateway"]
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        # A group of its own: Ctrl-C ends the example, which then ends the gateway, once.
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, process_group=0)
         try:
             yield _address(process)
         finally:

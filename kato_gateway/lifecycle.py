@@ -19,7 +19,7 @@ from kato_gateway.clock import Clock, SystemClock
 from kato_gateway.creating import TTL_S_MAX, Created, CreateSession, Start, check, check_ttl
 from kato_gateway.dataplane.routes import Route, RouteTable
 from kato_gateway.directory import Directory
-from kato_gateway.domain.errors import Conflict, GatewayError, RuntimeOutOfReach
+from kato_gateway.domain.errors import Conflict, GatewayError, GatewayStopping
 from kato_gateway.domain.policy import LifecyclePolicy
 from kato_gateway.domain.sessions import (
     EndReason,
@@ -292,9 +292,12 @@ class Lifecycle:
         leftover = Leftover(
             processor_id=record.processor_id, session_id=record.session_id, incarnation=record.incarnation
         )
-        changed = SessionChange(before=record, after=after)
-        if not await self._ground.registry.apply([changed, LeftoverChange(leftover=leftover, remember=True)]):
-            return False
+        changes = (SessionChange(before=record, after=after), LeftoverChange(leftover=leftover, remember=True))
+        try:
+            if not await self._ground.registry.apply(changes):
+                return False
+        finally:
+            self.routes.drop_session(record.session_id)  # whatever came of it, the next call finds out
         self._opener.close(record.session_id)
         self._tell_session("session_ended", after)
         tidying = self._ground.tasks.spawn("tidy", self._fleet.tidy(record.processor_id))
@@ -319,7 +322,7 @@ class Lifecycle:
 
     def _check_serving(self) -> None:
         if not self._serving:
-            raise RuntimeOutOfReach("The gateway is stopping; call again in a moment.", retry_after_s=1.0)
+            raise GatewayStopping
 
     def _tell_session(self, kind: Literal["session_created", "session_ended"], record: SessionRecord) -> None:
         self.events.publish(

@@ -14,6 +14,7 @@ from kato_gateway.directory import Directory
 from kato_gateway.domain.errors import (
     CapacityReached,
     GatewayError,
+    GatewayStopping,
     NodeFailed,
     NodeRefused,
     NodeTimeout,
@@ -185,7 +186,7 @@ class Opener:
     async def _discard(self, record: SessionRecord, failure: GatewayError | None) -> None:
         """Leave nothing of a session that could not be created; what cannot be undone now, upkeep ends later."""
         changes: list[Change] = []
-        if not isinstance(failure, CapacityReached | RuntimeOutOfReach | NodeRefused):  # a node may have taken it
+        if not _refused(failure):
             leftover = Leftover(
                 processor_id=record.processor_id, session_id=record.session_id, incarnation=record.incarnation
             )
@@ -200,3 +201,10 @@ class Opener:
             self._ground.tasks.spawn("tidy", self._fleet.tidy(record.processor_id))
         except GatewayError as error:
             _log.warning("session_not_discarded", extra={"session_id": record.session_id, "reason": error.message})
+
+
+def _refused(failure: GatewayError | None) -> bool:
+    """Whether it is certain that no node has taken the session."""
+    if isinstance(failure, GatewayStopping):
+        return False
+    return isinstance(failure, CapacityReached | RuntimeOutOfReach | NodeRefused)

@@ -20,6 +20,7 @@ from kato_gateway.admission import admit_node
 from kato_gateway.domain.errors import (
     CapacityReached,
     GatewayError,
+    GatewayStopping,
     NodeFailed,
     NodeTimeout,
     RuntimeOutOfReach,
@@ -146,17 +147,18 @@ class Pool:
         """Record the member as binding; None if it is dead, somebody else's, or not needed: then it is let go of."""
         registry, clock = self._ground.registry, self._ground.clock
         try:
-            if not await self._answers(member):
-                self._janitor.end_later(member)
-                return None
-            node = claimed(member, processor_id=processor_id, at_s=clock.now_s())
-            if await registry.apply([NodeChange(before=member, after=node)]):
-                return node
-            if await registry.node(member.node_id) == member:
-                self._offer(member)
-        except (GatewayError, asyncio.CancelledError):
-            self._offer(member)  # should it be claimed after all, nobody can claim it again
+            answers = await self._answers(member)
+        except asyncio.CancelledError:
+            self._offer(member)
             raise
+        if not answers:
+            self._janitor.end_later(member)
+            return None
+        node = claimed(member, processor_id=processor_id, at_s=clock.now_s())
+        if await registry.apply([NodeChange(before=member, after=node)]):  # in doubt, a sweep finds out what it is
+            return node
+        if await registry.node(member.node_id) == member:
+            self._offer(member)
         return None
 
     async def _answers(self, member: NodeRecord) -> bool:
@@ -213,6 +215,7 @@ class Pool:
             self._failed(error)
         except BaseException:
             self._starting -= 1
+            self._failed(GatewayStopping())
             raise
         else:
             self._starting -= 1

@@ -69,6 +69,7 @@ class Recovery:
             policy=ground.policy,
         )
         await all_of(self._act(step) for step in steps)
+        await all_of(self._tidied(record) for record in records if self._seems_unused(record))
 
     async def running(self) -> Sequence[NodeStatus] | None:
         """Return what the runtime has of this deployment's nodes, dead ones included; None if it cannot tell."""
@@ -112,9 +113,15 @@ class Recovery:
                 liveness = await self._lookout.liveness(record.node_id)  # it may be younger than the list
             else:
                 liveness = Liveness.DEAD if status is None else status.liveness
-            if self._fleet.serves(record) or self._pool.has(record.node_id):
+            if self._is_in_use(record):
                 return Sight(liveness=liveness)
             return await self._lookout.sight(record, liveness)
+
+    def _is_in_use(self, node: NodeRecord) -> bool:
+        """Whether the node is just what this gateway takes it for, and need not be asked."""
+        if node.state is NodeState.POOL:
+            return self._pool.has(node.node_id)
+        return node.state is NodeState.BOUND and self._fleet.serves(node)
 
     async def _act(self, step: Step) -> None:
         try:
@@ -155,3 +162,12 @@ class Recovery:
         )
         if not sessions:
             await self._fleet.tidy(node.processor_id)
+
+    def _seems_unused(self, node: NodeRecord) -> bool:
+        return self._is_in_use(node) and node.state is NodeState.BOUND and not self._routes.sessions_on(node.node_id)
+
+    async def _tidied(self, node: NodeRecord) -> None:
+        try:
+            await self._fleet.tidy(node.processor_id or "")
+        except GatewayError as error:
+            _log.warning("node_not_tidied", extra={"node_id": node.node_id, "reason": error.message})

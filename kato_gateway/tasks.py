@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Generic, TypeVar
 
 from kato_gateway.clock import Clock
-from kato_gateway.domain.errors import GatewayError, RuntimeOutOfReach
+from kato_gateway.domain.errors import GatewayError, GatewayStopping
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -80,14 +80,14 @@ class Tasks:
 async def outcome(task: asyncio.Task[T]) -> T:
     """Return what a task of ours returns, without ending it by ending ourselves.
 
-    Raises: what the task raises; RuntimeOutOfReach if it is ended before its time.
+    Raises: what the task raises; GatewayStopping if it is ended before its time.
     """
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         caller = asyncio.current_task()
         if task.cancelled() and caller is not None and not caller.cancelling():
-            raise RuntimeOutOfReach("The gateway is stopping; call again in a moment.", retry_after_s=1.0) from None
+            raise GatewayStopping from None
         raise
 
 

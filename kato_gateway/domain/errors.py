@@ -92,9 +92,16 @@ class NodeTimeout(GatewayError):
 
 
 class RuntimeOutOfReach(GatewayError):
-    """What runs cannot be told now, or the gateway is stopping: nothing was stopped, nothing concluded."""
+    """What runs cannot be told now: nothing was stopped, nothing concluded."""
 
     code = "RUNTIME_UNAVAILABLE"
+
+
+class GatewayStopping(RuntimeOutOfReach):
+    """The gateway takes no more calls; whatever was under way is ended, its outcome unknown."""
+
+    def __init__(self) -> None:
+        super().__init__("The gateway is stopping; call again in a moment.", retry_after_s=1.0)
 
 
 class RegistryUnavailable(GatewayError):

@@ -151,10 +151,11 @@ async def _serve(app: FastAPI, listener: socket.socket, signals: _Signals, welco
     """Serve until asked to stop; calls under way are finished, sockets closed with 1012."""
     server = _Server(_server_config(app))
     serving = asyncio.create_task(server.serve([listener]))
-    server.on_serving = lambda: print(welcome, flush=True)
+    server.on_serving = lambda: _say(welcome)
     try:
         await _unless(signals.stop, asyncio.shield(serving))
     finally:
+        _say("KATO is stopping; another Ctrl-C hurries.")
         server.stop()
         if not await _unless(signals.hurry, asyncio.shield(serving)):
             server.force_exit = True
@@ -210,13 +211,17 @@ class _Server(uvicorn.Server):
 
 
 class _Signals:
-    """SIGINT and SIGTERM: the first asks to stop, another one to hurry. Made inside the running loop."""
+    """SIGINT, SIGTERM and a closed terminal: the first asks to stop, another one to hurry.
+
+    Made inside the running loop. Under nohup a closed terminal stays without effect.
+    """
 
     def __init__(self) -> None:
         self.stop = asyncio.Event()
         self.hurry = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, self._received)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                asyncio.get_running_loop().add_signal_handler(number, self._received)
 
     def _received(self) -> None:
         if self.stop.is_set():
@@ -257,6 +262,13 @@ def _welcome(settings: Settings, listener: socket.socket, started_at_s: float | 
     url = f"http://{host}:{listener.getsockname()[1]}"
     took = "" if started_at_s is None else f", ready after {time.time() - started_at_s:.1f} s"
     return f"KATO serves at {url} (documentation: {url}/docs){took}; Ctrl-C ends it and its nodes."
+
+
+def _say(line: str) -> None:
+    try:
+        print(line, flush=True)
+    except OSError:  # nobody reads us any more; the rest goes nowhere, or it would fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say_what_is_not_enforced(settings: Settings, runtime: Runtime) -> None:

@@ -30,7 +30,15 @@ def create_app(lifecycle: Lifecycle, client: Client, *, runtime: str, limits: Li
         client: for the way to the nodes, from `new_client`.
         runtime: its name, for /status.
     """
-    app = FastAPI(title="KATO gateway", version=__version__, description=_DESCRIPTION, redirect_slashes=False)
+    app = FastAPI(
+        title="KATO gateway",
+        version=__version__,
+        description=_DESCRIPTION,
+        redirect_slashes=False,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        swagger_ui_parameters={"docExpansion": "none"},
+    )
     sessions = SessionRoutes(lifecycle)
     app.include_router(sessions_router(sessions))
     app.include_router(own_router(OwnRoutes(lifecycle, version=app.version, runtime=runtime)))

@@ -86,9 +86,8 @@ class Gateway:
         return self._ended()
 
     def _ended(self) -> int:
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return self.process.wait(PATIENCE_S)
+        self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode
 
     def call(self, method: str, path: str, body: Json | None = None, **headers: str) -> httpx.Response:
         """Send one request; `x_session_id` stands for X-Session-ID."""

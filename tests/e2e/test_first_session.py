@@ -188,6 +188,16 @@ def test_a_call_after_its_node_was_killed_finds_all(own: Gateway) -> None:
     assert prediction["future"] == [["c"]]
 
 
+def test_a_large_body_reaches_a_node_and_its_successor(own: Gateway) -> None:
+    """A body that is too large to be kept is streamed to the node, and to a new one if that was gone before."""
+    path = f"/sessions/{own.ask('POST', '/sessions')['session_id']}"
+    sequence = {"observations": [{"strings": [f"{n}" * 2**15]} for n in range(64)], "clear_stm_between": True}
+    assert own.ask("POST", f"{path}/observe-sequence", sequence)["observations_processed"] == 64
+    os.kill(own.pid_of(path.rpartition("/")[2]), signal.SIGKILL)
+    assert own.ask("POST", f"{path}/observe-sequence", sequence)["observations_processed"] == 64
+    assert own.ask("GET", f"{path}/stm")["stm"] == [["63" * 2**15]]
+
+
 def test_a_gateway_that_was_killed_finds_its_nodes_again(own: Gateway) -> None:
     """Sessions and nodes outlive a killed gateway: its successor serves them from where they are."""
     session_id = own.ask("POST", "/sessions")["session_id"]

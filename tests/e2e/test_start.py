@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from websockets.sync.client import connect
 
 from tests.e2e.gateway_process import PATIENCE_S, Gateway, eventually, gateway, start
 
@@ -72,6 +73,31 @@ def test_one_gateway_serves_a_home(tmp_path: Path) -> None:
         assert process.returncode == 1
         assert f"pid {running.process.pid}" in running.log
         assert running.ask("GET", "/health")["status"] == "healthy"
+
+
+def test_a_closed_terminal_ends_it(tmp_path: Path) -> None:
+    """When its terminal goes away the gateway ends like after Ctrl-C."""
+    with gateway(tmp_path / "home") as running:
+        assert running.stop(signal.SIGHUP) == 0
+
+
+def test_nobody_needs_to_read_what_it_says(tmp_path: Path) -> None:
+    """A gateway whose standard output has been closed at the other end stops as cleanly as any."""
+    with gateway(tmp_path / "home") as running:
+        assert running.process.stdout is not None
+        running.process.stdout.close()
+        os.killpg(running.process.pid, signal.SIGINT)
+        assert running.process.wait(PATIENCE_S) == 0
+
+
+def test_ipv6_is_served(tmp_path: Path) -> None:
+    """A gateway on ::1 says an address that works."""
+    with gateway(tmp_path / "home", GATEWAY_HOST="::1") as running:
+        assert running.url.startswith("http://[::1]:")
+        session = running.ask("POST", "/sessions")
+        with connect(session["ws_url"]) as talk:
+            talk.send('{"type": "ping"}')
+            assert "pong" in talk.recv()
 
 
 def test_a_limit_that_is_not_enforced_is_said_so(tmp_path: Path) -> None:

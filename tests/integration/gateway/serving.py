@@ -29,11 +29,13 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.serving = asyncio.Event()
+        self.ended = asyncio.Event()
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
-        await super().startup(sockets)
+    async def main_loop(self) -> None:
+        """Say that it serves, and wait for the end."""
+        await self.on_tick(0)
         self.serving.set()
+        await self.ended.wait()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -69,7 +71,7 @@ async def serving(app: ASGIApp) -> AsyncIterator[Address]:
     try:
         yield Address(host="127.0.0.1", port=sock.getsockname()[1])
     finally:
-        server.should_exit = True
+        server.ended.set()
         await task
 
 

@@ -1,13 +1,15 @@
 """The MongoDB store: all processors share five collections; a commit is one transaction that begins with the fence.
 
-    processors    _id = processor                          {epoch, commits, dimension}
+    processors    _id = processor                          {epoch, commits, dimension, writer}
     sessions      _id = processor/session                  {head}: JSON text, see documents.py
     session_rows  _id = processor/session/track/number     {document}: JSON text; the number padded, so that it sorts
     patterns      _id = processor/name                     the pattern's document
     vectors       _id = processor/symbol                   {data}: little-endian float64
 
 No id holds a "/", so all that belongs to one processor, session or track is one range of _id; no other index is needed.
-Every transaction writes the processor's document, so a later one cannot begin before the fate of an earlier is settled.
+Every transaction writes the processor's document, so none can commit while an earlier one is open. All of a node's are
+of one session of the server, where beginning the next ends an open one; and `writer` names that session, for the next
+owner to end: else a node that was killed in a transaction would keep the processor locked for a minute.
 """
 
 from __future__ import annotations
@@ -19,8 +21,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import pymongo
 from pymongo import AsyncMongoClient, DeleteMany, DeleteOne, ReplaceOne, ReturnDocument
-from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import CollectionInvalid, PyMongoError
 
 from kato_node.domain.learn import Pattern
@@ -42,7 +44,7 @@ Write = ReplaceOne[Document] | DeleteOne | DeleteMany
 
 COLLECTIONS = ("processors", "sessions", "session_rows", "patterns", "vectors")
 OPERATION_TIMEOUT_MS = 5_000
-COMMIT_TIMEOUT_S = 10.0
+COMMIT_TIMEOUT_S = 5.0
 CONFLICT_WAIT_S = 0.01
 
 _NUMBER_DIGITS = 19
@@ -77,9 +79,11 @@ class MongoStore:
             readPreference="primary",
             retryWrites=True,
             timeoutMS=OPERATION_TIMEOUT_MS,
+            serverSelectionTimeoutMS=OPERATION_TIMEOUT_MS,  # what the driver does without a time-out of its own
             appname="kato-node",
         )
         self._database = self._client[database]
+        self._session = self._client.start_session()
 
     async def open(self) -> None:
         """See Store."""
@@ -90,14 +94,20 @@ class MongoStore:
 
     async def close(self) -> None:
         """See Store."""
+        await self._session.end_session()
         await self._client.close()
 
     async def bind(self) -> ProcessorRecord:
         """See Store."""
         try:
+            await self._end_writer()
             stored = await self._database.processors.find_one_and_update(
                 {"_id": self._processor_id},
-                {"$inc": {"epoch": 1}, "$setOnInsert": {"commits": 0, "dimension": None}},
+                {
+                    "$inc": {"epoch": 1},
+                    "$set": {"writer": self._session.session_id},
+                    "$setOnInsert": {"commits": 0, "dimension": None},
+                },
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
             )
@@ -147,9 +157,9 @@ class MongoStore:
         """See Store."""
         transaction = self._transaction(batch, epoch)
         deadline_s = time.monotonic() + COMMIT_TIMEOUT_S
-        async with self._client.start_session() as session:
+        with pymongo.timeout(COMMIT_TIMEOUT_S):
             while True:
-                if await self._committed(session, transaction, deadline_s):
+                if await self._committed(transaction, deadline_s):
                     return
                 await asyncio.sleep(CONFLICT_WAIT_S)
 
@@ -175,20 +185,26 @@ class MongoStore:
         except PyMongoError as error:
             raise _unavailable(error) from error
 
-    async def _committed(self, session: AsyncClientSession, transaction: _Transaction, deadline_s: float) -> bool:
+    async def _end_writer(self) -> None:
+        """End the session of the owner before us, and with it a transaction that it may have left open."""
+        stored = await self._database.processors.find_one({"_id": self._processor_id})
+        if stored is not None:
+            await self._client.admin.command("killSessions", [stored["writer"]])
+
+    async def _committed(self, transaction: _Transaction, deadline_s: float) -> bool:
         """Try once; return False if it is known that nothing was written and another try may help."""
         try:
-            await session.start_transaction()
-            await self._write(session, transaction)
+            await self._session.start_transaction()
+            await self._write(transaction)
         except PyMongoError as error:
-            await _aborted(session)
+            await self._abort()
             return _try_again(error, deadline_s)
         except BaseException:
-            await _aborted(session)
+            await self._abort()
             raise
         while True:
             try:
-                await session.commit_transaction()
+                await self._session.commit_transaction()
             except PyMongoError as error:
                 if error.has_error_label(_TRANSIENT):
                     return _try_again(error, deadline_s)
@@ -197,13 +213,19 @@ class MongoStore:
             else:
                 return True
 
-    async def _write(self, session: AsyncClientSession, transaction: _Transaction) -> None:
+    async def _write(self, transaction: _Transaction) -> None:
+        session = self._session
         fenced = await self._database.processors.update_one(transaction.fence, transaction.update, session=session)
         if fenced.matched_count != 1:
             raise Fenced(f"Another node has taken this processor; its epoch {transaction.fence['epoch']} is over.")
         for collection, writes in transaction.writes.items():
             if writes:
                 await self._database[collection].bulk_write(writes, session=session)
+
+    async def _abort(self) -> None:
+        with suppress(PyMongoError):  # the server ends by itself what it hears no more of
+            if self._session.in_transaction:
+                await self._session.abort_transaction()
 
     def _transaction(self, batch: Batch, epoch: int) -> _Transaction:
         ltm = documents.folded(batch.ltm)
@@ -260,12 +282,6 @@ def _under(path: str) -> dict[str, str]:
 
 def _row_id(path: str, number: int) -> str:
     return f"{path}/{number:0{_NUMBER_DIGITS}d}"
-
-
-async def _aborted(session: AsyncClientSession) -> None:
-    with suppress(PyMongoError):  # the server aborts by itself what it hears no more of
-        if session.in_transaction:
-            await session.abort_transaction()
 
 
 def _try_again(error: PyMongoError, deadline_s: float) -> bool:

@@ -29,11 +29,11 @@ class OpenStore(Protocol):
 
 
 @contextmanager
-def mongo_server(directory: Path) -> Iterator[str]:
+def mongo_server(directory: Path, *options: str) -> Iterator[str]:
     """Run the MongoDB stand-in until the block ends; yield its URL."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "secantus", "--port", str(port), "--storage-path", str(directory)]
+    command = [sys.executable, "-m", "secantus", "--port", str(port), "--storage-path", str(directory), *options]
     with (directory.with_suffix(".log")).open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
         try:
             url = f"mongodb://127.0.0.1:{port}/"

@@ -1,0 +1,188 @@
+"""The MongoDB store against a server that misbehaves: the stand-in, with its failure points."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from kato_node.domain.config import DEFAULT
+from kato_node.domain.limits import LIMITS
+from kato_node.node import BindSpec, Node
+from kato_node.store import mongo
+from kato_node.store.base import CommitUnknown, StoreUnavailable
+from kato_node.store.mongo import MongoStore
+from tests.conformance.node.stores import batch, mongo_server, record, write
+from tests.unit.node.running import answers, frequency, key, observe_all, seen, stm
+
+AB = "76d7efca2e96cb5eeddf4e06ac96a0f424630135"  # [['a'],['b']]
+
+
+class Server:
+    """A server whose commands can be made to fail."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.database = f"test-{uuid4().hex}"
+        self._admin: MongoClient[dict[str, Any]] = MongoClient(url)
+
+    def fail(self, command: str, *, times: int | None, **how: object) -> None:
+        """Let a command fail that many times; None: always."""
+        mode = "alwaysOn" if times is None else {"times": times}
+        data = {"failCommands": [command], **how}
+        self._admin.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})
+
+    def recover(self) -> None:
+        """Let nothing fail any more."""
+        self._admin.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self.recover()
+        self._admin.close()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a server of this module's own, with failure points."""
+    with mongo_server(tmp_path_factory.mktemp("mongo") / "data", "--enable-test-commands") as found:
+        yield found
+
+
+@pytest.fixture
+def server(url: str) -> Iterator[Server]:
+    """The server, and a database of this test's own; in the end nothing fails any more."""
+    found = Server(url)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+@asynccontextmanager
+async def bound(server: Server) -> AsyncIterator[Node]:
+    """Bind a node to a processor in the server; drain it afterwards."""
+    node = Node(
+        node_id="n",
+        open_store=lambda processor_id: MongoStore(server.url, server.database, processor_id),
+        defaults=DEFAULT,
+        limits=LIMITS,
+    )
+    await node.bind(BindSpec(processor_id="p"))
+    try:
+        yield node
+    finally:
+        await node.drain()
+
+
+async def test_a_restart_changes_no_answer(server: Server) -> None:
+    """A node that takes over gives every answer of the one before, bit for bit."""
+    async with bound(server) as node:
+        fields = {"emotives": {"joy": 0.1 + 0.2}, "metadata": {"tree": {"$set": {"a.b": [1, 1.0, None]}}}}
+        for symbol in "aba":
+            await node.service.observe(None, seen(symbol, vectors=[[0.1, 1 / 3]], **fields))
+        await node.service.learn(None)
+        await node.service.observe(None, seen("a", vectors=[[0.1, 1 / 3]], **fields))
+        before = await answers(node)
+    async with bound(server) as node:
+        assert repr(await answers(node)) == repr(before)
+
+
+async def test_a_commit_whose_acknowledgement_is_lost_is_asked_again(server: Server) -> None:
+    """Connections that break in the commit cost nothing but time: it is repeated, and takes effect once."""
+    async with bound(server) as node:
+        await observe_all(node, None, "a", "b")
+        server.fail("commitTransaction", times=3, closeConnection=True)
+        await node.service.learn(None)
+        assert (await stm(node), await frequency(node, AB)) == ([], 1)
+
+
+async def test_a_transaction_that_met_a_conflict_is_tried_again(server: Server) -> None:
+    """A passing trouble repeats the whole transaction, which then takes effect once."""
+    async with bound(server) as node:
+        await observe_all(node, None, "a", "b")
+        labels = ["TransientTransactionError"]
+        for command in ("update", "commitTransaction"):
+            server.fail(command, times=2, errorCode=112, errorLabels=labels)
+            await node.service.observe(None, seen(command))
+        assert await stm(node) == [["a"], ["b"], ["update"], ["commitTransaction"]]
+
+
+async def test_a_commit_that_nobody_acknowledges_is_unknown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When no answer comes in time the caller is told so; what is true is read later, and a retry applies once."""
+    monkeypatch.setattr(mongo, "COMMIT_TIMEOUT_S", 0.05)
+    async with bound(server) as node:
+        await observe_all(node, None, "a", "b")
+        server.fail("commitTransaction", times=None, closeConnection=True)
+        with pytest.raises(CommitUnknown):
+            await node.service.learn(None, retry=key("1"))
+        reply = await node.reads.stm(None)
+        assert (reply["length"], reply["degraded"]) == (2, True)
+        server.recover()
+        assert (await node.service.learn(None, retry=key("1")))["pattern_name"] == f"PTRN|{AB}"
+        assert (await stm(node), await frequency(node, AB)) == ([], 1)
+
+
+async def test_a_refused_statement_writes_nothing(server: Server) -> None:
+    """An error before the commit is known to have changed nothing."""
+    async with bound(server) as node:
+        await observe_all(node, None, "a")
+        server.fail("update", times=1, errorCode=13)  # as a server says that does not know us
+        with pytest.raises(StoreUnavailable, match="MONGO_URL"):
+            await node.service.observe(None, seen("b"))
+        assert await stm(node) == [["a"]]
+        await observe_all(node, None, "c")
+        assert await stm(node) == [["a"], ["c"]]
+
+
+async def test_a_server_that_is_gone_is_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a server every call is refused with what to do, and nothing hangs."""
+    monkeypatch.setattr(mongo, "OPERATION_TIMEOUT_MS", 300)
+    monkeypatch.setattr(mongo, "COMMIT_TIMEOUT_S", 0.3)
+    with mongo_server(tmp_path / "data") as url:
+        store = MongoStore(url, "kato", "p")
+        await store.open()
+        await store.bind()
+    for call in (
+        store.read_epoch(),
+        store.load_session("s"),
+        store.bind(),
+        store.commit(batch(write(None, record())), epoch=1),
+    ):
+        with pytest.raises(StoreUnavailable, match="check that it runs"):
+            await call
+    with pytest.raises(StoreUnavailable):
+        _ = [pattern async for pattern in store.load_patterns()]
+    await store.close()
+
+
+async def test_a_server_without_transactions_is_refused(tmp_path: Path) -> None:
+    """A standalone server cannot keep what a node promises, and is refused when the store is opened."""
+    with mongo_server(tmp_path / "data", "--standalone") as url:
+        store = MongoStore(url, "kato", "p")
+        with pytest.raises(StoreUnavailable, match="replica set"):
+            await store.open()
+        await store.close()
+
+
+async def test_a_transaction_that_its_owner_left_open_locks_nobody_out(server: Server) -> None:
+    """A node killed in the middle of a transaction leaves it open; the next owner ends it and binds at once."""
+    with MongoClient[dict[str, Any]](server.url) as client, client.start_session() as session:
+        processors = client[server.database].processors
+        processors.insert_one(
+            {"_id": "p", "epoch": 1, "commits": 0, "dimension": None, "writer": dict(session.session_id)}
+        )
+        session.start_transaction()
+        processors.update_one({"_id": "p"}, {"$inc": {"commits": 1}}, session=session)
+        async with bound(server) as node:
+            assert node.service.epoch == 2
+            await observe_all(node, None, "a")
+            with pytest.raises(PyMongoError):
+                session.commit_transaction()
+            assert await stm(node) == [["a"]]

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def address() -> Iterator[str]:
 def shown() -> Iterator[tuple[str, str, str]]:
     """Yield language and text of each snippet that is followed by its output, and that output."""
     snippets = [(match[1], match[2]) for match in SNIPPET.finditer(README)]
-    for (language, code), (kind, output) in zip(snippets, snippets[1:], strict=False):
+    for (language, code), (kind, output) in pairwise(snippets):
         if language in {"sh", "python"} and kind in {"json", "text"}:
             yield language, code, output
 

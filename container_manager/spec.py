@@ -41,7 +41,7 @@ class NodeSpec:
         role: "node" for a gateway's nodes, "static" for those of `KatoContainerManager.create_processor`.
         env: the node's settings (api.md, section 6), complete: a runtime adds only HOST, PORT and where to log.
         image: the image to run; None where the runtime has no images.
-        memory_max_bytes, cpus_max: limits, None for none; a runtime that cannot enforce one says so in its capabilities.
+        memory_max_bytes, cpus_max: limits, None for none; its capabilities say what a runtime enforces.
         created_at_s: seconds since the epoch, when the intent was recorded.
     """
 

@@ -20,10 +20,10 @@ from container_manager.errors import (
     StartFailed,
 )
 from container_manager.runtimes.forklaunch import Program, fingerprint, launch
-from container_manager.runtimes.forkserver import own_dir
+from container_manager.runtimes.forkloop import own_dir
 
 CONNECT_TIMEOUT_S = 30.0
-RETRY_S = 1.0
+RETRY_S = 5.0
 
 _PAUSE_S = 0.02
 _FAREWELL_S = 1.0

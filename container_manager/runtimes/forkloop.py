@@ -50,6 +50,11 @@ class Watched:
     pidfd: int
 
 
+def own_dir(home: Path) -> Path:
+    """Return the directory of a home's fork server: its lock, its socket and its log."""
+    return home / "forkserver"
+
+
 def listen(own: Path) -> socket.socket:
     """Bind the home's socket; the caller holds the lock, so a socket that is there is a dead one's. Raises: OSError."""
     path = own / "socket"
@@ -81,7 +86,7 @@ class ForkServer:
     ) -> None:
         self._home = home
         self._entry = entry
-        self._hello = {"hello": {"fingerprint": fingerprint, "pid": os.getpid()}}
+        self._hello = {"hello": {"fingerprint": fingerprint}}
         self._listener = listener
         self._lock = lock
         self._linger_s = linger_s
@@ -139,9 +144,10 @@ class ForkServer:
             return
         self._ticked_at_s = now_s
         logs = nodelogs.logs_dir(self._home)
-        for node in self._nodes.values():
+        of_nodes = [nodelogs.log_path(logs, node.record.node_id) for node in self._nodes.values()]
+        for log in (own_dir(self._home) / "log", *of_nodes):
             with contextlib.suppress(OSError):  # a full disk or a deleted log is no reason to end; the next tick tries
-                nodelogs.rotate(nodelogs.log_path(logs, node.record.node_id), bytes_max=self._log_bytes_max)
+                nodelogs.rotate(log, bytes_max=self._log_bytes_max)
         if now_s >= self._pruned_at_s + PRUNE_EVERY_S:
             self._pruned_at_s = now_s
             with contextlib.suppress(OSError):
@@ -263,7 +269,7 @@ class ForkServer:
         if self._lock < 0:
             return
         self._selector.unregister(self._listener)
-        (self._home / "forkserver" / "socket").unlink(missing_ok=True)
+        (own_dir(self._home) / "socket").unlink(missing_ok=True)
         self._listener.close()
         os.close(self._lock)
         self._lock = -1
@@ -298,7 +304,7 @@ class ForkServer:
             else:
                 self._watch(replace(birth.order.record, **report))
                 birth.pair.send(GO)
-                self._send(birth.client, {"id": birth.request, "started": report})
+                self._send(birth.client, {"id": birth.request, "started": True})
         except OSError as error:
             self._refuse(birth, code_of(error), str(error))
         finally:
@@ -365,6 +371,9 @@ def _understood(message: Mapping[str, object]) -> tuple[int, Order]:
         record = LockRecord(**fields, pid=0, start_ticks=0, port=0)
     except TypeError as error:
         raise Malformed(f"record: {error}") from None
-    if not isinstance(record.node_id, str) or not lockfiles.is_node_id(record.node_id):
+    words = (record.node_id, record.deployment, record.role, record.spec_hash, record.request)
+    if not all(isinstance(word, str) for word in words) or not isinstance(record.created_at_s, int | float):
+        raise Malformed("record: a field has the wrong type")
+    if not lockfiles.is_node_id(record.node_id):
         raise Malformed("record: not a node id")
     return request, Order(record=record, env=env)

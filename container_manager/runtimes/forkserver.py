@@ -8,9 +8,9 @@ single-threaded, so that forking is safe, and uses the standard library only, be
 
 Messages are JSON, one object a line, over HOME/forkserver/socket:
 
-    server: {"hello": {"fingerprint", "pid"}}                                     first, once the entry is imported
+    server: {"hello": {"fingerprint"}}           first, once the entry is imported
     client: {"op": "start", "id", "record": {…}, "env": {…}}
-    server: {"id", "started": {"pid", "start_ticks", "port"}} or {"id", "error": {"code", "message"}}
+    server: {"id", "started": true} or {"id", "error": {"code", "message"}}
     client: {"op": "abandon", "id"}   if that node has not begun yet, it never will; the answer comes when it is gone
     client: {"op": "release"}     end as soon as there is no node and no client
     client: {"op": "retire"}      take no more nodes, leave the lock to another, end with the last child
@@ -32,12 +32,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from container_manager.runtimes import lockfiles, nodelogs
+from container_manager.runtimes import lockfiles
 from container_manager.runtimes.forking import Entry
-from container_manager.runtimes.forkloop import ForkServer, listen
+from container_manager.runtimes.forkloop import ForkServer, listen, own_dir
 
 _PR_SET_CHILD_SUBREAPER = 36
-_OWN_LOG_BYTES_MAX = 1024 * 1024
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,11 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def own_dir(home: Path) -> Path:
-    """Return the directory of a home's fork server: its lock, its socket and its log."""
-    return home / "forkserver"
-
-
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="kato-forkserver", allow_abbrev=False)
     parser.add_argument("--home", required=True)
@@ -92,10 +86,7 @@ def _settle(own: Path) -> None:
     """Depend on nothing of whoever started us, adopt what our children leave, and see enough descriptors."""
     os.chdir(own)
     os.umask(0o077)
-    log = own / "log"
-    if log.exists():
-        nodelogs.rotate(log, bytes_max=_OWN_LOG_BYTES_MAX)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    output = os.open(own / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     os.dup2(output, 2)
     os.close(output)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -22,7 +22,7 @@ from container_manager.runtimes import lockfiles, nodelogs
 from container_manager.runtimes.forkclient import ForkClient, LinkLost
 from container_manager.runtimes.forking import HOST
 from container_manager.runtimes.forklaunch import Program
-from container_manager.runtimes.forkserver import own_dir
+from container_manager.runtimes.forkloop import own_dir
 from container_manager.runtimes.lockfiles import LockRecord, Trace
 from container_manager.runtimes.processend import ProcessEnd
 from container_manager.spec import Address, Liveness, NodeSpec, NodeStatus
@@ -50,6 +50,8 @@ class ProcessRuntime:
         path: directories to import the entry from, before the usual ones.
         linger_s: how long a fork server stays with no node and no client.
         log_bytes_max: the size at which a node's log is rotated.
+
+    All runtimes of a home should be made alike: whose fork server it is decides, and another entry makes it retire.
     """
 
     name = "process"
@@ -76,7 +78,7 @@ class ProcessRuntime:
             log_bytes_max=log_bytes_max,
         )
         self._client = ForkClient(program, self._heard_of_exit)
-        self._undoing: set[asyncio.Task[None]] = set()
+        self._starts: set[asyncio.Task[NodeStatus]] = set()
         self._listeners: weakref.WeakSet[asyncio.Queue[str | None]] = weakref.WeakSet()
 
     async def open(self) -> None:
@@ -89,9 +91,9 @@ class ProcessRuntime:
         await self._client.open()
 
     async def close(self, *, leave_nodes: bool = False) -> None:
-        """Finish what cancelled starts left to undo, and disconnect. Idempotent."""
-        while self._undoing:
-            await asyncio.wait(self._undoing)
+        """Wait for starts, cancelled ones to be undone, and disconnect. Idempotent."""
+        if self._starts:
+            await asyncio.wait(self._starts)
         await self._client.close(release=not leave_nodes)
         for listener in self._listeners:
             listener.put_nowait(None)
@@ -100,21 +102,16 @@ class ProcessRuntime:
         """Have the node forked and wait until it is healthy; see the protocol."""
         if spec.deployment != self._deployment:
             raise ValueError(f"a runtime of {self._deployment} starts no node of {spec.deployment}")
-        request = secrets.token_hex(8)
+        task = asyncio.create_task(self._started(spec, timeout_s))
+        self._starts.add(task)
+        task.add_done_callback(self._starts.discard)
         try:
-            async with asyncio.timeout(timeout_s) as deadline:
-                record = await self._forked(spec, request)
-            await self._wait_until_ready(record, (deadline.when() or 0.0) - asyncio.get_running_loop().time())
-        except TimeoutError:
-            await self._undo(spec.node_id, request)
-            raise RuntimeUnavailable(f"the fork server did not start {spec.name} within {timeout_s:g} s") from None
-        except OSError as error:
-            await self._undo(spec.node_id, request)
-            raise ResourcesExhausted(f"cannot start {spec.name}: {error}") from error
-        except BaseException:
-            await self._undo(spec.node_id, request)
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.cancelling():  # once: what undoes the start must not be cut off
+                task.cancel()
+            await asyncio.wait({task})
             raise
-        return _status(Trace(node_id=spec.node_id, life="alive", record=record))
 
     async def status(self, node_id: str) -> NodeStatus:
         """Read the node's lock file."""
@@ -158,6 +155,21 @@ class ProcessRuntime:
 
     # Starting.
 
+    async def _started(self, spec: NodeSpec, timeout_s: float) -> NodeStatus:
+        request = secrets.token_hex(8)
+        try:
+            async with asyncio.timeout(timeout_s) as deadline:
+                record = await self._forked(spec, request)
+            await self._wait_until_ready(record, (deadline.when() or 0.0) - asyncio.get_running_loop().time())
+        except BaseException as error:
+            await self._discard(spec.node_id, request)
+            if isinstance(error, TimeoutError):
+                raise RuntimeUnavailable(f"the fork server started no {spec.name} within {timeout_s:g} s") from None
+            if isinstance(error, OSError):
+                raise ResourcesExhausted(f"cannot start {spec.name}: {error}") from error
+            raise
+        return _status(Trace(node_id=spec.node_id, life="alive", record=record))
+
     async def _forked(self, spec: NodeSpec, request: str) -> LockRecord:
         """Have the node forked, and return what its lock file says; again if the fork server goes away meanwhile."""
         fields = {
@@ -193,14 +205,8 @@ class ProcessRuntime:
         except NeverHealthy as error:
             raise StartTimeout(_with_tail(f"kato-{record.node_id}: {error}", log)) from None
 
-    async def _undo(self, node_id: str, request: str) -> None:
-        """Leave nothing of a failed start; this goes on behind a caller that is cancelled again."""
-        task = asyncio.create_task(self._discard(node_id, request))
-        self._undoing.add(task)
-        task.add_done_callback(self._undoing.discard)
-        await asyncio.wait({task})
-
     async def _discard(self, node_id: str, request: str) -> None:
+        """Leave nothing of a start that failed; another's node of this id is left alone."""
         record = self._look(node_id).record
         if record is None or record.request != request:
             return

@@ -93,8 +93,8 @@ async def test_a_stuck_fork_server_fails_a_start_in_time(home: Path, runtime: Pr
     with suspended(server_of(home)), pytest.raises(RuntimeUnavailable, match="fork server"):
         await runtime.start(tiny_spec(), timeout_s=0.1)
     last = await runtime.start(tiny_spec(), timeout_s=TIMEOUT_S)
-    assert [status.node_id for status in await runtime.list()] == [last.node_id]
     await until(lambda: len(processes_of(home)) == 2, what="one fork server and one node")
+    assert [status.node_id for status in await runtime.list()] == [last.node_id]
 
 
 async def test_a_start_cancelled_before_it_was_heard_is_never_made(home: Path, runtime: ProcessRuntime) -> None:
@@ -107,9 +107,9 @@ async def test_a_start_cancelled_before_it_was_heard_is_never_made(home: Path, r
             await asyncio.sleep(0)
         with pytest.raises(asyncio.CancelledError):
             await start
-    last = await runtime.start(tiny_spec(), timeout_s=TIMEOUT_S)
-    assert [status.node_id for status in await runtime.list()] == [last.node_id]
-    await until(lambda: len(processes_of(home)) == 2, what="one fork server and one node")
+    await runtime.close()
+    assert await runtime.list() == []
+    await until(lambda: not processes_of(home), what="the end of the fork server")
 
 
 # Its end.
@@ -267,6 +267,7 @@ MALFORMED = [
     json.dumps({"op": "start", "id": 1, "record": {}, "env": {}}).encode(),
     json.dumps({"op": "start", "id": 1, "record": {**RECORD, "node_id": "../x"}, "env": {}}).encode(),
     json.dumps({"op": "start", "id": 1, "record": {**RECORD, "node_id": 1}, "env": {}}).encode(),
+    json.dumps({"op": "start", "id": 1, "record": {**RECORD, "node_id": "x", "role": 1}, "env": {}}).encode(),
     json.dumps({"op": "start", "id": 1, "record": {**RECORD, "node_id": "x"}, "env": {"A": 1}}).encode(),
 ]
 

@@ -196,6 +196,36 @@ def test_the_choice_of_a_runtime_has_a_reason(place: Path, environment: dict[str
     assert why in choice.reason
 
 
+def call(info: ProcessorInfo, path: str, body: object = None) -> dict[str, object]:
+    """GET a path of a processor, or POST a body to it, and return its JSON."""
+    content = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(info["internal_url"] + path, content, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:
+        return dict(json.loads(reply.read()))
+
+
+def test_a_real_processor_keeps_its_memory(place: Path) -> None:
+    """A processor takes its config, learns, and, removed and created again, still knows what it learned."""
+    config: dict[str, ConfigValue] = {"max_pattern_length": 10, "recall_threshold": 0.25, "vector_distance_max": None}
+    with KatoContainerManager(home=place) as manager:
+        info = manager.create_processor("user-123", "session-456", config)
+        genes = call(info, "/genes")["genes"]
+        assert isinstance(genes, dict)
+        assert config.items() <= genes.items()
+        for symbol in "ab":
+            call(info, "/observe", {"strings": [symbol]})
+        call(info, "/learn", {})
+        manager.remove_processor(info["processor_id"])
+        info = manager.create_processor("user-123", "session-456", config)
+        assert call(info, "/status")["patterns"] == 1
+
+
+def test_a_real_node_names_the_value_that_it_refuses(place: Path) -> None:
+    """A config value out of its range fails the creation with the node's own line about it."""
+    with KatoContainerManager(home=place) as manager, pytest.raises(StartFailed, match="PERSISTENCE"):
+        manager.create_processor(config={"persistence": 1000})
+
+
 def test_config_values_become_text() -> None:
     """Config values are written as settings are read: decimals, true and false, nothing for None."""
     config: dict[str, ConfigValue] = {

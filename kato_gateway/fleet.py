@@ -92,12 +92,15 @@ class Fleet:
         if node.processor_id is not None:
             self._known[node.processor_id] = node
 
-    def forget(self, node: NodeRecord) -> None:
+    def forget(self, node_id: str) -> None:
         """Take it that the node serves nobody; its routes go."""
-        self._routes.drop_node(node.node_id)
-        self._lookout.forget(node.node_id)
-        for processor_id in [key for key, known in self._known.items() if known.node_id == node.node_id]:
+        self._routes.drop_node(node_id)
+        for processor_id in [key for key, known in self._known.items() if known.node_id == node_id]:
             del self._known[processor_id]
+
+    def nodes(self) -> frozenset[str]:
+        """Return the ids of the nodes that are known to serve."""
+        return frozenset(node.node_id for node in self._known.values())
 
     async def place(self, session: SessionRecord) -> Placement:
         """Find the node of the session's processor, or bind one, with this session as its first.
@@ -154,12 +157,12 @@ class Fleet:
         raise NodeFailed(f"No node could be bound to processor {processor_id!r}; try again.")
 
     async def _doubt(self, node_id: str) -> None:
-        self._routes.drop_node(node_id)
+        self.forget(node_id)
         node = await self._ground.registry.node(node_id)
         if node is None or node.processor_id is None:
             return
         async with self._locks.hold(node.processor_id):
-            self.forget(node)
+            self.forget(node_id)
             current = await self._ground.registry.node(node_id)
             if current is None or current.state not in HOLDING_STATES:
                 return

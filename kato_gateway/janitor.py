@@ -35,12 +35,12 @@ class Janitor:
     """Ends nodes and quarantines them.
 
     Args:
-        forget: called at once with each node that is to get no more calls.
+        forget: called at once with the id of each node that is to get no more calls.
     """
 
-    def __init__(self, ground: Ground, forget: Callable[[NodeRecord], None]) -> None:
+    def __init__(self, ground: Ground, forget: Callable[[str], None]) -> None:
         self._ground = ground
-        self._forget = forget
+        self.forget = forget
         self._removing: set[str] = set()
         self._room = asyncio.Semaphore(REMOVALS_MAX)
 
@@ -53,7 +53,7 @@ class Janitor:
 
         Its removal goes on after the return. Raises: RegistryUnavailable.
         """
-        self._forget(node)
+        self.forget(node.node_id)
         if node.state is not NodeState.ENDED:
             after = node_ended(node, at_s=self._ground.clock.now_s())
             if not await self._ground.registry.apply([NodeChange(before=node, after=after)]):
@@ -69,7 +69,7 @@ class Janitor:
 
     async def quarantine(self, node: NodeRecord, *, recorded: bool = True) -> bool:
         """Let the node run, but serve nobody; False if its record has moved on. Raises: RegistryUnavailable."""
-        self._forget(node)
+        self.forget(node.node_id)
         if recorded:
             after = quarantined(node, at_s=self._ground.clock.now_s())
             change = NodeChange(before=node, after=after)

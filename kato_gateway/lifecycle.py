@@ -301,12 +301,13 @@ class Lifecycle:
         self._opener.close(record.session_id)
         self._tell_session("session_ended", after)
         tidying = self._ground.tasks.spawn("tidy", self._fleet.tidy(record.processor_id))
-        await asyncio.wait({tidying}, timeout=self._ground.policy.call_timeout_s)
+        if not self._opener.is_opening(record.session_id):  # else whoever finds it a node is told, and tidies
+            await asyncio.wait({tidying}, timeout=self._ground.policy.call_timeout_s)
         return True
 
     async def _end_node(self, node: NodeRecord) -> None:
         ground = self._ground
-        self._fleet.forget(node)
+        self._fleet.forget(node.node_id)
         if node.state is NodeState.BOUND:
             try:
                 await ground.client.drain(node, timeout_s=ground.policy.call_timeout_s)
@@ -316,9 +317,10 @@ class Lifecycle:
                 await self._lookout.gone(node.node_id, within_s=ground.policy.drain_grace_s, poll_s=POLL_S)
         await self._janitor.end(node)
 
-    def _forget(self, node: NodeRecord) -> None:
-        self._fleet.forget(node)
-        self.pool.forget(node)
+    def _forget(self, node_id: str) -> None:
+        self._fleet.forget(node_id)
+        self.pool.forget(node_id)
+        self._lookout.forget(node_id)
 
     def _check_serving(self) -> None:
         if not self._serving:

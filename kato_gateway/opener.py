@@ -102,7 +102,7 @@ class Opener:
             raise
         finally:
             self._cut_short.discard(session_id)
-            if opened is None and record.status is SessionStatus.CREATING:
+            if opened is None and (record.status is SessionStatus.CREATING or isinstance(failure, SessionNotFound)):
                 await self._ground.tasks.outlive("discard", self._discard(record, failure))
         return opened
 
@@ -184,7 +184,10 @@ class Opener:
         )
 
     async def _discard(self, record: SessionRecord, failure: GatewayError | None) -> None:
-        """Leave nothing of a session that could not be created; what cannot be undone now, upkeep ends later."""
+        """Leave nothing of a session that could not be created, or ended meanwhile; a node may have taken it.
+
+        What cannot be undone now, upkeep ends later.
+        """
         changes: list[Change] = []
         if not _refused(failure):
             leftover = Leftover(
@@ -194,13 +197,19 @@ class Opener:
         try:
             for _ in range(_ROUNDS):
                 current = await self._ground.registry.session(record.session_id)
-                if current is None or not current.live or current.incarnation != record.incarnation:
-                    break
-                if await self._ground.registry.apply([SessionChange(before=current, after=None), *changes]):
+                undone = self._undone(record, current)
+                if not undone + changes or await self._ground.registry.apply(undone + changes):
                     break
             self._ground.tasks.spawn("tidy", self._fleet.tidy(record.processor_id))
         except GatewayError as error:
             _log.warning("session_not_discarded", extra={"session_id": record.session_id, "reason": error.message})
+
+    def _undone(self, record: SessionRecord, current: SessionRecord | None) -> list[Change]:
+        """Return the change that deletes the session, if it is still the one that was being created."""
+        if record.status is not SessionStatus.CREATING or current is None or not current.live:
+            return []
+        same = current.incarnation == record.incarnation
+        return [SessionChange(before=current, after=None)] if same else []
 
 
 def _refused(failure: GatewayError | None) -> bool:

@@ -100,10 +100,14 @@ class Pool:
         if not self.has(node.node_id):
             self._offer(node)
 
-    def forget(self, node: NodeRecord) -> None:
+    def nodes(self) -> frozenset[str]:
+        """Return the ids of the members that can be claimed."""
+        return frozenset(member.node_id for member in self._idle)
+
+    def forget(self, node_id: str) -> None:
         """Let go of a member that is not to be claimed any more."""
-        if self.has(node.node_id):
-            self._idle = deque(member for member in self._idle if member.node_id != node.node_id)
+        if self.has(node_id):
+            self._idle = deque(member for member in self._idle if member.node_id != node_id)
             self._refill()
 
     @contextmanager

@@ -26,6 +26,7 @@ from kato_gateway.tasks import all_of
 
 ASKED_MAX = 32
 _SESSIONS_MAX = 10_000
+_USABLE = frozenset({NodeState.POOL, NodeState.BOUND})
 _log = logging.getLogger(__name__)
 
 
@@ -56,7 +57,10 @@ class Recovery:
         listed = await self.running()
         if listed is None:
             return
+        believed = self._fleet.nodes() | self._pool.nodes()
         records = await ground.registry.nodes()  # after the list: whatever runs in it had its record before
+        for node_id in believed - {node.node_id for node in records if node.state in _USABLE}:
+            self._janitor.forget(node_id)
         statuses = {status.node_id: status for status in listed}
         known = {record.node_id for record in records}
         sights = await self._sights(records, statuses)
@@ -94,6 +98,7 @@ class Recovery:
         ground = self._ground
         node = await ground.registry.node(node_id)
         if node is None or node.state is NodeState.ENDED:
+            self._janitor.forget(node_id)  # another gateway was quicker
             return
         sight = Sight(liveness=await self._lookout.liveness(node_id))
         verdict = judge(node, sight, now_s=ground.clock.now_s(), spec_hash=ground.spec_hash, policy=ground.policy)

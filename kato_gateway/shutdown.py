@@ -51,7 +51,12 @@ async def _end_running(ground: Ground, recovery: Recovery) -> None:
     """End what runs of this deployment without a record, or in spite of one."""
     statuses = await recovery.running() or ()
     alive = [status.node_id for status in statuses if status.liveness is Liveness.ALIVE]
-    await all_of(ground.runtime.stop(node_id, grace_s=ground.policy.drain_grace_s) for node_id in alive)
+    await all_of(_removed(ground, node_id) for node_id in alive)
+
+
+async def _removed(ground: Ground, node_id: str) -> None:
+    await ground.runtime.stop(node_id, grace_s=ground.policy.drain_grace_s)
+    await ground.runtime.remove(node_id)
 
 
 async def _attempt(what: str, work: Awaitable[None], within_s: float) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from kato_gateway.clock import Clock
 from kato_gateway.domain.errors import GatewayError, GatewayStopping
@@ -30,18 +30,20 @@ class Tasks:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[object]] = set()
 
-    def spawn(self, name: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    def spawn(self, name: str, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
         """Run the coroutine as a task of its own."""
         task = asyncio.create_task(work, name=name)
         self._running.add(task)
         task.add_done_callback(self._done)
         return task
 
-    def supervise(self, name: str, work: Callable[[], Coroutine[Any, Any, None]], clock: Clock, pause_s: float) -> None:
+    def supervise(
+        self, name: str, work: Callable[[], Coroutine[object, object, None]], clock: Clock, pause_s: float
+    ) -> None:
         """Run `work` again and again, `pause_s` after each of its ends, however it ended."""
         self.spawn(name, self._again_and_again(name, work, clock, pause_s))
 
-    async def outlive(self, name: str, work: Coroutine[Any, Any, T]) -> T:
+    async def outlive(self, name: str, work: Coroutine[object, object, T]) -> T:
         """Return what the coroutine returns; it goes on when its caller is cancelled. Raises: as `outcome`."""
         return await outcome(self.spawn(name, work))
 
@@ -62,7 +64,7 @@ class Tasks:
             await asyncio.wait(set(self._running))
 
     async def _again_and_again(
-        self, name: str, work: Callable[[], Coroutine[Any, Any, None]], clock: Clock, pause_s: float
+        self, name: str, work: Callable[[], Coroutine[object, object, None]], clock: Clock, pause_s: float
     ) -> None:
         while True:
             await asyncio.wait({self.spawn(name, work())})
@@ -102,7 +104,7 @@ class Flights(Generic[T]):
         """Whether the key's task runs."""
         return key in self._flying
 
-    async def join(self, key: str, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def join(self, key: str, begin: Callable[[], Coroutine[object, object, T]]) -> T:
         """Return what the key's task returns, begun now if none runs. Raises: as `outcome`."""
         task = self._flying.get(key)
         if task is None:

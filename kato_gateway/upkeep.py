@@ -86,13 +86,13 @@ class Upkeep:
 
     async def _expire(self, due: Sequence[SessionRecord], now_s: float) -> None:
         uses = {record.session_id: self._activity.last_use_s(record.session_id) for record in due}
-        for record in plan_expiry(
+        expired = plan_expiry(
             due,
             last_uses_s={key: at_s for key, at_s in uses.items() if at_s is not None},
             in_use={record.session_id for record in due if self._activity.in_use(record.session_id)},
             now_s=now_s,
-        ):
-            await self._end(record, EndReason.EXPIRED)
+        )
+        await all_of(self._end(record, EndReason.EXPIRED) for record in expired)
 
     async def _write_use(self, session_id: str, at_s: float, written: set[str]) -> None:
         record = await self._ground.registry.session(session_id)

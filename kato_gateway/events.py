@@ -50,7 +50,11 @@ class Events:
         """Call `listener` with each event from now on; it must not block. Returns: what ends that."""
         key = object()
         self._listeners[key] = listener
-        return lambda: self._listeners.pop(key, None) and None
+
+        def leave() -> None:
+            self._listeners.pop(key, None)
+
+        return leave
 
     def publish(self, event: Event) -> None:
         """Tell everybody."""

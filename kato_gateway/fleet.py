@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 POLL_S = 0.05
 _ATTEMPTS = 5
 _SESSIONS_MAX = 10_000
+_LOST = frozenset({"CONFLICT", "PROCESSOR_FENCED"})  # somebody else has the node, or the processor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +219,9 @@ class Fleet:
             try:
                 reply = await self._bound(claim, session, leftovers)
                 placement = await self._recorded(claim, reply, session, leftovers)
-            except NodeFailed as error:
+            except (NodeFailed, NodeRefused) as error:
+                if isinstance(error, NodeRefused) and error.code not in _LOST:
+                    raise
                 _log.warning("bind_failed", extra={"node_id": claim.node.node_id, "reason": error.message})
             finally:
                 if placement is None:

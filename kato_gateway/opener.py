@@ -38,6 +38,7 @@ from kato_gateway.tasks import Flights
 
 _ATTEMPTS = 4
 _ROUNDS = 5
+_LOST = frozenset({"WRONG_NODE", "PROCESSOR_FENCED"})  # it serves this processor no more
 _log = logging.getLogger(__name__)
 
 
@@ -141,7 +142,7 @@ class Opener:
         except (NodeFailed, NodeTimeout):
             return None
         except NodeRefused as error:
-            if error.code != "WRONG_NODE":
+            if error.code not in _LOST:
                 raise
             return None
         return await self._activated(record, placement.node, info.config)
@@ -214,6 +215,6 @@ class Opener:
 
 def _refused(failure: GatewayError | None) -> bool:
     """Whether it is certain that no node has taken the session."""
-    if isinstance(failure, GatewayStopping):
-        return False
-    return isinstance(failure, CapacityReached | RuntimeOutOfReach | NodeRefused)
+    if isinstance(failure, NodeRefused):
+        return failure.status < 500
+    return isinstance(failure, CapacityReached | RuntimeOutOfReach) and not isinstance(failure, GatewayStopping)

@@ -67,9 +67,10 @@ class ErrorReply:
 
     @property
     def all_headers(self) -> dict[str, str]:
-        """The HTTP headers: the reply's own, and Retry-After wherever trying again later is the advice."""
+        """The HTTP headers: the reply's own, Retry-After where trying again is the advice, what a 401 must ask for."""
         retry = {"Retry-After": str(RETRY_AFTER_S)} if self.status in {429, 503} else {}
-        return {**retry, **self.headers}
+        challenge = {"WWW-Authenticate": 'Bearer realm="kato"'} if self.status == 401 else {}
+        return {**retry, **challenge, **self.headers}
 
 
 class WireError(Exception):
@@ -87,6 +88,18 @@ class MalformedJson(WireError):
     """The body is not JSON in UTF-8."""
 
     code = "MALFORMED_JSON"
+
+
+class Unauthenticated(WireError):
+    """The request proves nobody's leave."""
+
+    code = "UNAUTHENTICATED"
+
+
+class Forbidden(WireError):
+    """The request is understood, and not allowed."""
+
+    code = "FORBIDDEN"
 
 
 class BodyStalled(WireError):

@@ -144,7 +144,14 @@ def session_reply(
 
 def add_session_routes(router: APIRouter, routes: SessionRoutes, *, create: str, one: str) -> None:
     """Serve the session routes: creation at path `create`, everything about one session under `one`."""
-    router.add_api_route(create, routes.create, methods=["POST"], status_code=201, summary="Create or find a session")
+    router.add_api_route(
+        create,
+        routes.create,
+        methods=["POST"],
+        status_code=201,
+        responses={200: {"model": schemas.CreatedSession, "description": "A live session of this id and user"}},
+        summary="Create or find a session",
+    )
     router.add_api_route(one, routes.show, methods=["GET"], summary="Show a session")
     router.add_api_route(one, routes.end, methods=["DELETE"], summary="End a session")
     router.add_api_route(f"{one}/extend", routes.extend, methods=["POST"], summary="Move a session's expiry")

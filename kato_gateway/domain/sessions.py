@@ -18,6 +18,7 @@ from enum import Enum
 from typing import TypeAlias
 
 from container_manager.spec import Address
+from kato_gateway.domain.owners import is_default
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
@@ -68,7 +69,6 @@ NODE_MOVES: Mapping[NodeState, frozenset[NodeState]] = {
 
 LIVE_STATUSES = frozenset({SessionStatus.CREATING, SessionStatus.ACTIVE, SessionStatus.HIBERNATED})
 HOLDING_STATES = frozenset({NodeState.BINDING, NodeState.BOUND})
-DEFAULT_SESSION = "default"
 
 
 class IllegalMove(Exception):
@@ -80,7 +80,8 @@ class SessionRecord:
     """One session, as the registry keeps it.
 
     Attributes:
-        user_id: whose it is; None where nobody asks.
+        owner: the name of the key that it was created with; None without keys.
+        user_id: whose it is for that owner, a label; None where nobody asks.
         processor_id: whose LTM it uses: the `node_id` of the API, by default the session's own id.
         incarnation: tells it from an ended session of the same id.
         reason: why it ended; None before.
@@ -102,6 +103,7 @@ class SessionRecord:
     last_activity_at_s: float
     expires_at_s: float | None
     ttl_s: float | None
+    owner: str | None = None
     sliding: bool = True
     status: SessionStatus = SessionStatus.CREATING
     reason: EndReason | None = None
@@ -161,15 +163,17 @@ def new_session(
     at_s: float,
     ttl_s: float | None,
     processor_id: str | None = None,
+    owner: str | None = None,
     user_id: str | None = None,
     sliding: bool = True,
     config: Mapping[str, Json] | None = None,
     metadata: Mapping[str, Json] | None = None,
 ) -> SessionRecord:
     """Return a session as it begins, with a processor of its own unless it names one; `default` never expires."""
-    lasting_s = None if session_id == DEFAULT_SESSION else ttl_s
+    lasting_s = None if is_default(session_id, owner=owner) else ttl_s
     return SessionRecord(
         session_id=session_id,
+        owner=owner,
         user_id=user_id,
         processor_id=session_id if processor_id is None else processor_id,
         incarnation=incarnation,
@@ -220,9 +224,9 @@ def slid(record: SessionRecord, *, at_s: float) -> SessionRecord:
 def extended(record: SessionRecord, *, at_s: float, ttl_s: float | None) -> SessionRecord:
     """Return the session with a new expiry, `ttl_s` from `at_s` (None: its present time to live again).
 
-    A session that never expires gets no expiry by being extended without one.
+    A session that never expires gets no expiry by being extended without one; `default` gets none at all.
     """
-    lasting_s = record.ttl_s if ttl_s is None else ttl_s
+    lasting_s = record.ttl_s if ttl_s is None or is_default(record.session_id, owner=record.owner) else ttl_s
     expires_at_s = None if lasting_s is None else at_s + lasting_s
     return replace(record, ttl_s=lasting_s, expires_at_s=expires_at_s, version=record.version + 1)
 

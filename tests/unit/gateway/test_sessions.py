@@ -160,12 +160,12 @@ def test_extending_sets_the_expiry_anew(ttl_s: float | None, expires_at_s: float
     assert (after.expires_at_s, after.ttl_s) == (expires_at_s, kept_s)
 
 
-def test_a_session_without_expiry_gets_none_by_being_extended() -> None:
-    """Extending a session that never expires, without a time, leaves it so."""
-    assert (
-        extended(new_session("default", incarnation="i", at_s=0.0, ttl_s=None), at_s=9.0, ttl_s=None).expires_at_s
-        is None
-    )
+@pytest.mark.parametrize("ttl_s", [None, 1.0])
+def test_the_default_session_gets_no_expiry_by_being_extended(ttl_s: float | None) -> None:
+    """Extending the session `default`, with a time to live or without, leaves it without an expiry."""
+    default = new_session("default", incarnation="i", at_s=0.0, ttl_s=None)
+    after = extended(default, at_s=9.0, ttl_s=ttl_s)
+    assert (after.expires_at_s, after.ttl_s) == (None, None)
 
 
 def test_each_change_counts() -> None:

@@ -1,0 +1,1 @@
+"""What is published (documents, limits, settings, errors) held against what runs."""

@@ -13,10 +13,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, closing, contextmanager, suppress
+from collections.abc import Awaitable, Sequence
+from contextlib import AsyncExitStack, closing
 
-import uvicorn
 import uvloop
 from fastapi import FastAPI
 
@@ -37,10 +36,10 @@ from kato_gateway.registry.sqlite import SqliteRegistry
 from kato_gateway.settings import Settings, SettingsError, from_environment
 from kato_node import settings as node_settings
 from kato_node.wire import logs
+from kato_node.wire.server import Server, server_config
 
 OKAY, FAILED, BAD_SETTINGS, INTERRUPTED = 0, 1, 2, 130
 _BACKLOG = 2_048
-_KEEP_ALIVE_S = 75
 _GRACE_S = 10  # for calls under way
 _log = logging.getLogger("kato_gateway")
 
@@ -83,6 +82,7 @@ def _node_specs(settings: Settings) -> NewSpec:
         "KATO_HOME": str(settings.home),
         "DEPLOYMENT_SECRET_FILE": str(deployment_secret(settings.home, settings.secret_file)),
         "LOG_LEVEL": settings.log_level,
+        **({"REQUIRE_TOKEN": "true"} if settings.keys else {}),
     }
     node_settings.from_environment(shared)
 
@@ -149,9 +149,10 @@ def _policy(settings: Settings) -> LifecyclePolicy:
 
 async def _serve(app: FastAPI, listener: socket.socket, signals: _Signals, welcome: str) -> None:
     """Serve until asked to stop; calls under way are finished, sockets closed with 1012."""
-    server = _Server(_server_config(app))
+    # Up to the limit of a body, the node answers a message that is too large; beyond, its socket closes (1009).
+    config = server_config(app, message_bytes_max=BODY_BYTES_MAX, grace_s=_GRACE_S)
+    server = Server(config, on_serving=lambda: _say(welcome))
     serving = asyncio.create_task(server.serve([listener]))
-    server.on_serving = lambda: _say(welcome)
     try:
         await _unless(signals.stop, asyncio.shield(serving))
     finally:
@@ -160,54 +161,6 @@ async def _serve(app: FastAPI, listener: socket.socket, signals: _Signals, welco
         if not await _unless(signals.hurry, asyncio.shield(serving)):
             server.force_exit = True
         await serving
-
-
-def _server_config(app: FastAPI) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        loop="none",  # it runs in ours
-        http="httptools",
-        ws="websockets-sansio",
-        # Up to the limit of a body, the node answers a message that is too large; beyond, its socket closes (1009).
-        ws_max_size=BODY_BYTES_MAX,
-        ws_per_message_deflate=False,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_GRACE_S,
-    )
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn, told when to end instead of looking ten times a second; signals are ours."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.on_serving: Callable[[], None] = lambda: None
-        self._ended = asyncio.Event()
-
-    def stop(self) -> None:
-        """Stop accepting, close WebSockets (1012), let calls finish, and return from `serve`."""
-        self.should_exit = True
-        self._ended.set()
-
-    async def main_loop(self) -> None:
-        """Say that it serves; keep the Date header until `stop`."""
-        await self.on_tick(0)
-        self.on_serving()
-        while not self._ended.is_set():
-            with suppress(TimeoutError):
-                async with asyncio.timeout(1):
-                    await self._ended.wait()
-            await self.on_tick(0)
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone."""
-        yield
 
 
 class _Signals:

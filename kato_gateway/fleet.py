@@ -32,10 +32,12 @@ from kato_gateway.pool import RETRY_AFTER_S, Claim, Pool
 from kato_gateway.registry.base import Change, Leftover, LeftoverChange, NodeChange, SessionChange, SessionQuery
 from kato_gateway.tasks import Flights, Locks, all_of
 from kato_node.wire.control import BindReply, BindRequest, OpenSession
+from kato_node.wire.tokens import Grant, issued
 
 _log = logging.getLogger(__name__)
 
 POLL_S = 0.05
+_POLL_S_MIN = 0.005
 _ATTEMPTS = 5
 _SESSIONS_MAX = 10_000
 _LOST = frozenset({"CONFLICT", "PROCESSOR_FENCED"})  # somebody else has the node, or the processor
@@ -76,16 +78,18 @@ class Fleet:
         known = self._known.get(node.processor_id or "")
         return known is not None and known.node_id == node.node_id
 
-    def route(self, node: NodeRecord, session_id: str) -> Route:
+    def route(self, node: NodeRecord, session: SessionRecord) -> Route:
         """Return the way to a session on a bound node. Raises: NodeFailed if the node is not bound or nowhere."""
         if node.processor_id is None or node.epoch is None or node.internal is None:
             raise NodeFailed(f"Node {node.node_id} is not bound.")
         return Route(
-            session_id=session_id,
+            session_id=session.session_id,
             processor_id=node.processor_id,
             epoch=node.epoch,
             node_id=node.node_id,
             address=node.internal,
+            owner=session.owner,
+            token=access_token(session, secret=self._ground.secret),
         )
 
     def adopt(self, node: NodeRecord) -> None:
@@ -189,7 +193,7 @@ class Fleet:
                 _raise_if_untold(node, sight)
                 verdict = Verdict.END
             if verdict is Verdict.WAIT:
-                await ground.clock.sleep(POLL_S)
+                await ground.clock.sleep(_pause_s(now_s - since_s))
             else:
                 await self.follow(node, verdict, sight.answer)
             node = await ground.registry.node(node.node_id)
@@ -302,6 +306,11 @@ class Fleet:
             await self._ground.registry.apply([LeftoverChange(leftover=leftover, remember=False)])
 
 
+def access_token(session: SessionRecord, *, secret: str) -> str:
+    """Return what proves to the node of the session's processor that a call is this session's."""
+    return issued(Grant(session_id=session.session_id, processor_id=session.processor_id), secret=secret)
+
+
 def opening(session: SessionRecord) -> OpenSession:
     """Return the message that opens the session on a node."""
     return OpenSession(
@@ -313,6 +322,11 @@ def opening(session: SessionRecord) -> OpenSession:
 
 def _shared(node: NodeRecord) -> Placement:
     return Placement(node=node, start="shared", session=None, timings_ms={})
+
+
+def _pause_s(waited_s: float) -> float:
+    """Return when to look again: soon at first, since most nodes that are leaving are gone in a moment."""
+    return min(POLL_S, max(_POLL_S_MIN, waited_s / 4))
 
 
 def _patience_s(sight: Sight, policy: LifecyclePolicy) -> float:

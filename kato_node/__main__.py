@@ -12,14 +12,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from functools import partial
 
-import uvicorn
 import uvloop
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from kato_node.api.app import create_app
 from kato_node.node import BindSpec, Node
@@ -27,10 +23,10 @@ from kato_node.settings import Settings, SettingsError, from_environment
 from kato_node.store.base import Store, StoreError, StoreUnavailable
 from kato_node.store.sqlite import SqliteStore
 from kato_node.wire import logs
+from kato_node.wire.server import Server, server_config
 
 OKAY, FAILED, BAD_SETTINGS, FENCED = 0, 1, 2, 3
 _BACKLOG = 2_048
-_KEEP_ALIVE_S = 75  # longer than any pool of connections keeps one idle, so that the caller is the one to close it
 _GRACE_S = 10  # for replies on their way out, once everything is applied
 _log = logging.getLogger("kato_node")
 
@@ -95,61 +91,25 @@ async def _started(settings: Settings, listener: socket.socket) -> int:
 
 
 async def serve(node: Node, settings: Settings, listener: socket.socket) -> None:
-    """Serve the node on a listening socket until the node has stopped and its last replies have left."""
+    """Serve the node on a listening socket until the node has stopped and its last replies have left.
+
+    A WebSocket that closes 1012 has been answered whatever was applied; where that cannot be said, connections break.
+    """
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # what it accepts inherits this, in any event loop
-    server = _Server(_server_config(node, settings))
+    app = create_app(node, settings)
+    message_bytes_max = settings.body_bytes_max  # up to there a message that is too large is answered
+    heartbeat = settings.heartbeat
+    server = Server(server_config(app, message_bytes_max=message_bytes_max, grace_s=_GRACE_S, heartbeat=heartbeat))
     serving = asyncio.create_task(server.serve([listener]))
     stopped = asyncio.create_task(node.stopped.wait())
     try:
         await asyncio.wait((serving, stopped), return_when=asyncio.FIRST_COMPLETED)
     finally:
         stopped.cancel()
+        if not node.stopped.is_set():
+            server.cut()
         server.stop()
     await serving
-
-
-def _server_config(node: Node, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        create_app(node, settings),
-        loop="none",  # it runs in ours
-        http=HttpToolsProtocol,
-        ws=WebSocketsSansIOProtocol,
-        # Up to the limit of a body, a message that is too large is answered; beyond, its socket closes (1009).
-        ws_max_size=settings.body_bytes_max,
-        ws_per_message_deflate=False,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_GRACE_S,
-    )
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn, told when to end instead of looking ten times a second; signals are ours."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._ended = asyncio.Event()
-
-    def stop(self) -> None:
-        """Stop accepting, close WebSockets (1012), let replies finish, and return from `serve`."""
-        self.should_exit = True
-        self._ended.set()
-
-    async def main_loop(self) -> None:
-        """Keep the Date header until `stop`."""
-        while not self._ended.is_set():
-            await self.on_tick(0)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(1):
-                    await self._ended.wait()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone."""
-        yield
 
 
 def _drain_on_signals(node: Node) -> None:

@@ -18,6 +18,7 @@ from kato_node.domain.errors import ValidationFailed
 from kato_node.domain.limits import LIMITS, Limits
 from kato_node.wire.control import ID_PATTERN
 from kato_node.wire.logs import LEVELS
+from kato_node.wire.server import Heartbeat
 
 _MIB = 1024 * 1024
 DEFAULT_HOME = "~/.kato"
@@ -42,6 +43,7 @@ class Settings:
         defaults: the configuration of a session that sets nothing itself.
         body_bytes_max, ws_message_bytes_max, limits: api.md, section 5.
         body_silence_max_s: a body of which nothing arrives for so long is given up.
+        heartbeat: how peers of WebSockets that are gone are found out.
     """
 
     processor_id: str | None = None
@@ -60,6 +62,7 @@ class Settings:
     body_bytes_max: int = 16 * _MIB
     ws_message_bytes_max: int = _MIB
     body_silence_max_s: float = 30.0
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
 
 def from_environment(environment: Mapping[str, str], *, pool: bool = False) -> Settings:

@@ -47,7 +47,7 @@ RULES = (
     Rule(prefix="kato_node.store", own="kato_node.store", may=("kato_node.domain", "pymongo", "bson")),
     Rule(prefix="kato_node.api", own="kato_node.api", may=("fastapi", "starlette", "pydantic", "kato_node")),
     Rule(prefix="kato_node.settings", own="kato_node.settings", may=("kato_node.domain", "kato_node.wire")),
-    Rule(prefix="kato_node.__main__", own="kato_node", may=("uvicorn", "uvloop", "kato_node", "fastapi")),
+    Rule(prefix="kato_node.__main__", own="kato_node", may=("uvloop", "kato_node", "fastapi")),
     Rule(prefix="kato_gateway", own="kato_gateway", may=()),
     Rule(prefix="kato_gateway.domain", own="kato_gateway.domain", may=("container_manager.spec",), not_stdlib=PURE),
     Rule(
@@ -77,7 +77,7 @@ RULES = (
     Rule(
         prefix="kato_gateway.__main__",
         own="kato_gateway",
-        may=("uvicorn", "uvloop", "aiohttp", "fastapi", "kato_gateway", "container_manager", "kato_node.wire"),
+        may=("uvloop", "aiohttp", "fastapi", "kato_gateway", "container_manager", "kato_node.wire"),
     ),
     Rule(prefix="container_manager", own="container_manager", may=()),
     Rule(
@@ -124,8 +124,18 @@ WEB = (
     "starlette.types",
 )
 
+SERVER = (
+    "starlette.types",
+    "uvicorn",
+    "uvicorn.protocols.http.httptools_impl",
+    "uvicorn.protocols.websockets.websockets_sansio_impl",
+)
+
 # module -> {import: reason}
 EXCEPTIONS: dict[str, dict[str, str]] = {
+    "kato_node.wire.server": {
+        **dict.fromkeys(SERVER, "one server, with one way to end and to find out who is gone, for both services"),
+    },
     "kato_node.wire.web": {
         **dict.fromkeys(WEB, "one envelope, one request id and one strict JSON for both services"),
     },

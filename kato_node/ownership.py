@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 
 from kato_node.store.base import Fenced, Store, StoreError
 
@@ -70,9 +69,13 @@ class Ownership:
         """Read the epoch every WATCH_S, until a newer owner is seen."""
         while self._fenced is None:
             await asyncio.sleep(WATCH_S)
-            with suppress(Fenced):
+            try:
                 async with self._reading:
                     await self._read()
+            except Fenced:
+                return
+            except Exception:  # a dead watch would take the last thing it saw for true for ever
+                log.exception("watch_failed")
 
     def _known(self) -> bool:
         """Whether what was last heard, good or bad, is recent enough to go by."""

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from kato_node.domain.learn import Pattern
-from kato_node.domain.ltm import Ltm, LtmChange, LtmReader, Staged
+from kato_node.domain.ltm import UNCHANGED, Ltm, LtmChange, LtmReader, Staged
 from kato_node.ownership import Ownership
 from kato_node.store.base import Batch, CommitUnknown, Fenced, SessionWrite, Store, StoreUnavailable
 
@@ -28,13 +28,13 @@ class Change:
     """What one call wants written: all of it or nothing.
 
     Attributes:
-        session: the session's write.
+        session: makes the session's write, once the edits are decided: a reply that it remembers may tell of them.
         edits: what becomes of the LTM, each decided against the LTM as it is by then. A DomainError of one of them
             rejects this change, and no other of the batch.
         apply: brings the session's memory to what is now stored; runs in the same breath as the LTM's changes.
     """
 
-    session: SessionWrite
+    session: Callable[[], SessionWrite]
     edits: Sequence[Edit] = ()
     apply: Callable[[], None]
 
@@ -44,6 +44,7 @@ class _Waiting:
     change: Change
     done: asyncio.Future[None]
     ltm: Sequence[LtmChange] = ()
+    session: SessionWrite | None = None
 
 
 class Writer:
@@ -83,7 +84,13 @@ class Writer:
             return
         async with self._settling:
             if self._in_doubt:
-                await self._settle()
+                try:
+                    await self._settle()
+                except (StoreUnavailable, Fenced):
+                    raise
+                except Exception as error:
+                    log.exception("settling_failed")
+                    raise StoreUnavailable("What is stored could not be read; see the node's log.") from error
 
     async def run(self) -> None:
         """Write until cancelled. Changes that are being written then have an unknown outcome."""
@@ -129,9 +136,12 @@ class Writer:
         for waiting in batch:
             try:
                 waiting.ltm = _decided(staged, waiting.change.edits)
+                waiting.session = waiting.change.session()
             except Exception as error:  # noqa: BLE001 - it belongs to this change's caller
                 _fail((waiting,), error)
             else:
+                for change in waiting.ltm:
+                    staged.apply(change)
                 accepted.append(waiting)
         return accepted
 
@@ -182,23 +192,22 @@ async def stored_ltm(store: Store) -> AsyncIterator[LtmChange]:
 
 
 def _decided(staged: Staged, edits: Sequence[Edit]) -> Sequence[LtmChange]:
-    """Return what the edits change on top of the batch so far, and put it there; or, if one raises, leave it."""
+    """Return what the edits change on top of the batch so far, each seeing those before it."""
     if not edits:
         return ()
     own = Staged(staged)
     changes = []
     for edit in edits:
         change = edit(own)
-        own.apply(change)
-        changes.append(change)
-    for change in changes:
-        staged.apply(change)
+        if change != UNCHANGED:
+            own.apply(change)
+            changes.append(change)
     return changes
 
 
 def _batch(accepted: Sequence[_Waiting]) -> Batch:
     return Batch(
-        sessions=[waiting.change.session for waiting in accepted],
+        sessions=[waiting.session for waiting in accepted if waiting.session is not None],
         ltm=[change for waiting in accepted for change in waiting.ltm],
     )
 

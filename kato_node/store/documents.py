@@ -18,6 +18,7 @@ from __future__ import annotations
 import base64
 import json
 import struct
+import sys
 import zlib
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -102,8 +103,15 @@ def session_delta(write: SessionWrite) -> SessionDelta:
 def session_record(session_id: str, head: str, rows: Mapping[Track, Sequence[Row]]) -> SessionRecord:
     """Return the record that these documents hold; the rows of each track ascending.
 
-    Raises: StoreUnavailable for a document of another schema version.
+    Raises: StoreUnavailable for documents of another schema version, or damaged ones.
     """
+    try:
+        return _session_record(session_id, head, rows)
+    except (LookupError, TypeError, ValueError) as error:
+        raise _damaged(f"session {session_id!r}") from error
+
+
+def _session_record(session_id: str, head: str, rows: Mapping[Track, Sequence[Row]]) -> SessionRecord:
     document = _versioned(json.loads(head), f"session {session_id!r}")
     events = rows.get(Track.EVENTS, ())
     state = SessionState(
@@ -131,14 +139,15 @@ def operation_reply(row: str) -> str:
 
 
 def pattern_document(pattern: Pattern) -> dict[str, object]:
-    """Return the pattern's document, its name left out: that is its key."""
-    return {
+    """Return the pattern's document, its name left out: that is its key. Only what was imported has `imports`."""
+    document: dict[str, object] = {
         "v": SCHEMA_VERSION,
         "events": pattern.events,
         "frequency": pattern.frequency,
         "emotives": pattern.emotives,
         "metadata": pattern.metadata,
     }
+    return document | {"imports": pattern.imports} if pattern.imports else document
 
 
 def pattern_text(pattern: Pattern) -> str:
@@ -147,15 +156,31 @@ def pattern_text(pattern: Pattern) -> str:
 
 
 def pattern_from(name: str, document: Mapping[str, object]) -> Pattern:
-    """Return the pattern of that name and document. Raises: StoreUnavailable for another schema version."""
-    _versioned(document, f"pattern {name!r}")
-    return Pattern(
-        name=name,
-        events=tuple(tuple(event) for event in cast("list[list[str]]", document["events"])),
-        frequency=cast("int", document["frequency"]),
-        emotives=tuple(cast("list[Emotives]", document["emotives"])),
-        metadata={key: tuple(texts) for key, texts in cast("dict[str, list[str]]", document["metadata"]).items()},
-    )
+    """Return the pattern of that name and document.
+
+    Raises: StoreUnavailable for a document of another schema version, or a damaged one.
+    """
+    try:
+        _versioned(document, f"pattern {name!r}")
+        return Pattern(
+            name=name,
+            events=tuple(map(tuple, cast("list[list[str]]", document["events"]))),
+            frequency=cast("int", document["frequency"]),
+            emotives=tuple(cast("list[Emotives]", document["emotives"])),
+            metadata={key: tuple(texts) for key, texts in cast("dict[str, list[str]]", document["metadata"]).items()},
+            imports=tuple(map(sys.intern, cast("list[str]", document.get("imports", ())))),
+        )
+    except (AttributeError, LookupError, TypeError) as error:
+        raise _damaged(f"pattern {name!r}") from error
+
+
+def pattern_from_text(name: str, text: str) -> Pattern:
+    """Return the pattern of that name and document in JSON. Raises: as `pattern_from`."""
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise _damaged(f"pattern {name!r}") from error
+    return pattern_from(name, document)
 
 
 def vector_bytes(vector: Vector) -> bytes:
@@ -170,9 +195,10 @@ def vector_from(data: bytes) -> Vector:
 
 def folded(changes: Sequence[LtmChange]) -> LtmChange:
     """Return the one change that leaves a store as these leave it, one after the other; each document once."""
-    cleared = False
+    cleared = dimensionless = False
     put: dict[str, Pattern] = {}
     deleted: dict[str, None] = {}
+    forgotten: dict[str, None] = {}
     vectors: dict[str, Vector] = {}
     dimension: int | None = None
     for change in changes:
@@ -180,6 +206,7 @@ def folded(changes: Sequence[LtmChange]) -> LtmChange:
             cleared, dimension = True, None
             put.clear()
             deleted.clear()
+            forgotten.clear()
             vectors.clear()
         for pattern in change.put:
             put[pattern.name] = pattern
@@ -187,12 +214,21 @@ def folded(changes: Sequence[LtmChange]) -> LtmChange:
         for name in change.deleted:
             put.pop(name, None)
             deleted[name] = None
-        vectors.update(change.vectors)
+        for symbol in change.forgotten:
+            vectors.pop(symbol, None)
+            forgotten[symbol] = None
+        if change.dimensionless:
+            dimensionless, dimension = True, None
+        for symbol, vector in change.vectors:
+            vectors[symbol] = vector
+            forgotten.pop(symbol, None)
         dimension = dimension if change.dimension is None else change.dimension
     return LtmChange(
         cleared=cleared,
         put=tuple(put.values()),
         deleted=tuple(deleted),
+        forgotten=tuple(forgotten),
+        dimensionless=dimensionless,
         vectors=tuple(vectors.items()),
         dimension=dimension,
     )
@@ -205,6 +241,10 @@ def _versioned(document: Mapping[str, object], what: str) -> Mapping[str, object
             "run the version that wrote it."
         )
     return document
+
+
+def _damaged(what: str) -> StoreUnavailable:
+    return StoreUnavailable(f"The stored {what} is damaged; restore it from a backup.")
 
 
 def _same_head(before: SessionRecord, after: SessionRecord) -> bool:

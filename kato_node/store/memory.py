@@ -6,7 +6,6 @@ It keeps the same documents as the others, so that what a test stores has been t
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
@@ -114,7 +113,7 @@ class MemoryStore:
     async def load_patterns(self) -> AsyncIterator[Pattern]:
         """See Store."""
         for name, text in list((await self._reached()).patterns.items()):
-            yield documents.pattern_from(name, json.loads(text))
+            yield documents.pattern_from_text(name, text)
 
     async def load_vectors(self) -> AsyncIterator[tuple[str, Vector]]:
         """See Store."""
@@ -178,6 +177,10 @@ def _write_ltm(stored: StoredProcessor, change: LtmChange) -> None:
     stored.patterns.update((pattern.name, documents.pattern_text(pattern)) for pattern in change.put)
     for name in change.deleted:
         stored.patterns.pop(name, None)
+    for symbol in change.forgotten:
+        stored.vectors.pop(symbol, None)
+    if change.dimensionless:
+        stored.dimension = None
     stored.vectors.update((symbol, documents.vector_bytes(vector)) for symbol, vector in change.vectors)
     if change.dimension is not None:
         stored.dimension = change.dimension

@@ -229,7 +229,8 @@ class MongoStore:
 
     def _transaction(self, batch: Batch, epoch: int) -> _Transaction:
         ltm = documents.folded(batch.ltm)
-        dimension = {"$set": {"dimension": ltm.dimension}} if ltm.cleared or ltm.dimension is not None else {}
+        known = ltm.cleared or ltm.dimensionless or ltm.dimension is not None
+        dimension = {"$set": {"dimension": ltm.dimension}} if known else {}
         writes: dict[str, list[Write]] = {name: [] for name in COLLECTIONS[1:]}
         for delta in map(documents.session_delta, batch.sessions):
             _add_session(writes, f"{self._processor_id}/{delta.session_id}", delta)
@@ -270,6 +271,8 @@ def _add_ltm(writes: Mapping[str, list[Write]], processor_id: str, change: LtmCh
         writes["patterns"].append(ReplaceOne({"_id": f"{processor_id}/{pattern.name}"}, document, upsert=True))
     for name in change.deleted:
         writes["patterns"].append(DeleteOne({"_id": f"{processor_id}/{name}"}))
+    for symbol in change.forgotten:
+        writes["vectors"].append(DeleteOne({"_id": f"{processor_id}/{symbol}"}))
     for symbol, vector in change.vectors:
         document = {"data": documents.vector_bytes(vector)}
         writes["vectors"].append(ReplaceOne({"_id": f"{processor_id}/{symbol}"}, document, upsert=True))

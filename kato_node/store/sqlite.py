@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -92,7 +91,7 @@ class SqliteStore:
         thread, self._thread = self._thread, None
         if thread is not None:
             await thread.run(self._disconnect)
-            await thread.stop()
+            thread.stop()
 
     async def bind(self) -> ProcessorRecord:
         """See Store."""
@@ -111,7 +110,7 @@ class SqliteStore:
     async def load_patterns(self) -> AsyncIterator[Pattern]:
         """See Store."""
         async for name, text in self._table("patterns", "name", "document"):
-            yield documents.pattern_from(name, json.loads(text))
+            yield documents.pattern_from_text(name, text)
 
     async def load_vectors(self) -> AsyncIterator[tuple[str, Vector]]:
         """See Store."""
@@ -199,7 +198,7 @@ class SqliteStore:
                 for delta in sessions:
                     _write_session(connection, delta)
                 _write_ltm(connection, ltm)
-                if ltm.cleared or ltm.dimension is not None:
+                if ltm.cleared or ltm.dimensionless or ltm.dimension is not None:
                     connection.execute(
                         "UPDATE processor SET dimension = ? WHERE id = ?", (ltm.dimension, self._processor_id)
                     )
@@ -308,5 +307,7 @@ def _write_ltm(connection: sqlite3.Connection, change: LtmChange) -> None:
         )
     for name in change.deleted:
         connection.execute("DELETE FROM patterns WHERE name = ?", (name,))
+    for symbol in change.forgotten:
+        connection.execute("DELETE FROM vectors WHERE symbol = ?", (symbol,))
     for symbol, vector in change.vectors:
         connection.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?)", (symbol, documents.vector_bytes(vector)))

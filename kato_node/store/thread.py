@@ -32,10 +32,10 @@ class DedicatedThread:
         self._calls.put(lambda: _run(loop, future, call))
         return await future
 
-    async def stop(self) -> None:
-        """End the thread after the calls that wait."""
+    def stop(self) -> None:
+        """End the thread; it must have nothing to do any more."""
         self._calls.put(None)
-        await asyncio.to_thread(self._thread.join)
+        self._thread.join()
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:

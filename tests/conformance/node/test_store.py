@@ -18,6 +18,7 @@ PATTERN = Pattern(
     frequency=3,
     emotives=({"joy": 0.1 + 0.2}, {"fear": -1e100, "joy": 5e-324}),
     metadata={"tag": ("1", "None", "[1, 2]"), "ä b": ("x",)},
+    imports=("0a", "1b"),
 )
 
 
@@ -205,6 +206,20 @@ async def test_ltm_changes_apply_in_their_order(open_store: OpenStore) -> None:
     cleared = (LtmChange(put=(pattern("e"),)), LtmChange(cleared=True), LtmChange(put=(pattern("f"),)))
     await store.commit(batch(ltm=cleared), epoch=epoch)
     assert (await patterns(store), await vectors(store)) == ({"f": 1}, {})
+    assert (await store.bind()).dimension is None
+
+
+async def test_vectors_are_forgotten_one_by_one(open_store: OpenStore) -> None:
+    """A forgotten vector is gone, one learned again in the same transaction is not; without any there is no dimension."""
+    store = await open_store()
+    epoch = (await store.bind()).epoch
+    learned = LtmChange(vectors=tuple((f"VCTR|{number}", (float(number),)) for number in range(3)), dimension=1)
+    await store.commit(batch(ltm=(learned,)), epoch=epoch)
+    changes = (LtmChange(forgotten=("VCTR|0", "VCTR|1", "VCTR|unknown")), LtmChange(vectors=(("VCTR|1", (1.0,)),)))
+    await store.commit(batch(ltm=changes), epoch=epoch)
+    assert await vectors(store) == {"VCTR|1": (1.0,), "VCTR|2": (2.0,)}
+    await store.commit(batch(ltm=(LtmChange(forgotten=("VCTR|1", "VCTR|2"), dimensionless=True),)), epoch=epoch)
+    assert await vectors(store) == {}
     assert (await store.bind()).dimension is None
 
 

@@ -253,6 +253,15 @@ def test_documents_of_another_schema_version_are_refused() -> None:
         documents.session_record("s", head.replace('"v":1', '"v":2'), {})
 
 
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", '{"v":1}', '{"v":1,"events":3,"frequency":1}'])
+def test_damaged_documents_are_an_error_of_the_store(text: str) -> None:
+    """What cannot be read is named, and is nobody's fault but the store's."""
+    with pytest.raises(StoreUnavailable, match="pattern 'n'"):
+        documents.pattern_from_text("n", text)
+    with pytest.raises(StoreUnavailable, match="session 's'"):
+        documents.session_record("s", text, {})
+
+
 NAMES = st.sampled_from("abc")
 CHANGES = st.lists(
     st.builds(
@@ -265,6 +274,8 @@ CHANGES = st.lists(
             max_size=2,
         ).map(tuple),
         deleted=st.lists(NAMES, max_size=2).map(tuple),
+        forgotten=st.lists(NAMES, max_size=2).map(tuple),
+        dimensionless=st.sampled_from([False, False, True]),
         vectors=st.lists(st.tuples(NAMES, st.just((1.0,))), max_size=2).map(tuple),
         dimension=st.none() | st.just(1),
     ),

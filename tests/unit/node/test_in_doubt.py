@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
 from kato_node.domain.errors import PatternNotFound
-from kato_node.domain.learn import display_name, pattern_name
+from kato_node.domain.learn import Pattern, display_name, pattern_name
 from kato_node.store.base import Batch, CommitUnknown, SessionRecord, StoreUnavailable
 from kato_node.store.memory import MemoryDisk, MemoryStore
 from tests.unit.node.running import PROCESSOR, frequency, gather, observe_all, running, seen, stm
@@ -149,6 +150,30 @@ async def test_an_error_that_nobody_foresaw_is_an_unknown_outcome() -> None:
         with pytest.raises(CommitUnknown):
             await node.service.observe(None, seen("boom"))
         assert await stm(node) == [["boom"]]
+
+
+async def test_what_cannot_be_read_again_is_refused_until_it_can() -> None:
+    """When loading fails in a way that nobody foresaw, calls are refused, and served again once it succeeds."""
+    broken: list[str] = []
+
+    class Unreadable(MemoryStore):
+        def load_patterns(self) -> AsyncIterator[Pattern]:
+            if broken:
+                raise RuntimeError(broken.pop())
+            return super().load_patterns()
+
+    disk = MemoryDisk()
+    async with running(disk, open_store=lambda processor_id: Unreadable(disk, processor_id)) as node:
+        await observe_all(node, None, "a", "b")
+        disk.fail_next_commit(CommitUnknown("lost"), written=True)
+        await gather(node.service.learn(None))
+        broken += ["not in the protocol"] * 2
+        for call in (node.service.observe(None, seen("c")), node.service.learn(None)):
+            with pytest.raises(StoreUnavailable):
+                await call
+        assert await frequency(node, AB) == 1
+        await observe_all(node, None, "c")
+        assert await stm(node) == [["c"]]
 
 
 async def test_opening_and_closing_in_doubt() -> None:

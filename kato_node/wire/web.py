@@ -15,7 +15,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from fastapi import FastAPI
@@ -26,7 +26,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Match
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kato_node.wire import headers, logs, strict_json
@@ -112,8 +112,19 @@ def parsed(model: type[Model], raw: bytes) -> Model:
 
 def _methods(request: Request) -> set[str]:
     """Return the methods of all routes of this path: one route alone knows only its own."""
-    fitting = (route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE)
+    known = single_routes(request.app.routes)
+    fitting = (route for route in known if route.matches(request.scope)[0] is not Match.NONE)
     return {method for route in fitting for method in getattr(route, "methods", None) or ()}
+
+
+def single_routes(routes: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
+    """Yield each route, those of included routers one by one: a newer FastAPI keeps them together."""
+    for route in routes:
+        included = getattr(route, "original_router", None)
+        if included is None:
+            yield route
+        else:
+            yield from single_routes(included.routes)
 
 
 class StrictRoute(APIRoute):

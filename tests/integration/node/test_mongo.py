@@ -24,6 +24,16 @@ from tests.unit.node.running import answers, frequency, key, observe_all, seen, 
 
 AB = "76d7efca2e96cb5eeddf4e06ac96a0f424630135"  # [['a'],['b']]
 
+# PyMongo leaves the socket of a connect that its close() cancels to the garbage collector: here, and to no later test.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed .*socket:ResourceWarning")
+
+
+@pytest.fixture(autouse=True)
+def abandoned_sockets() -> Iterator[None]:
+    """Collect them once the test's event loop is gone."""
+    yield
+    gc.collect()
+
 
 class Server:
     """A server whose commands can be made to fail."""
@@ -143,8 +153,6 @@ async def test_a_refused_statement_writes_nothing(server: Server) -> None:
         assert await stm(node) == [["a"], ["c"]]
 
 
-# PyMongo leaves the socket of a connect that its close() cancels to the garbage collector.
-@pytest.mark.filterwarnings("ignore:unclosed .*socket:ResourceWarning")
 async def test_a_server_that_is_gone_is_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a server every call is refused with what to do, and nothing hangs."""
     monkeypatch.setattr(mongo, "OPERATION_TIMEOUT_MS", 300)
@@ -164,7 +172,6 @@ async def test_a_server_that_is_gone_is_out_of_reach(tmp_path: Path, monkeypatch
     with pytest.raises(StoreUnavailable):
         _ = [pattern async for pattern in store.load_patterns()]
     await store.close()
-    gc.collect()
 
 
 async def test_a_server_without_transactions_is_refused(tmp_path: Path) -> None:

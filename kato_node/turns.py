@@ -40,6 +40,7 @@ class Step:
     """What one call decided, before any of it is true.
 
     Attributes:
+        reply: a function where it tells of what the edits decide: called once they have, before anything is written.
         overrides: the session's own config values from now on; None: as they are.
         checkpoints: (unique_id, the STM that this observation is predicted from), oldest first.
         learned: the names, as shown, of the patterns that the edits learn.
@@ -47,7 +48,7 @@ class Step:
     """
 
     state: SessionState
-    reply: Reply
+    reply: Reply | Callable[[], Reply]
     overrides: tuple[tuple[str, object], ...] | None = None
     edits: Sequence[Edit] = ()
     checkpoints: Sequence[tuple[str, Stm]] = ()
@@ -101,32 +102,12 @@ class Turns:
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
-    async def commit(
-        self,
-        session: Session,
-        after: SessionRecord | None,
-        *,
-        edits: Sequence[Edit] = (),
-        applied: Callable[[], None] | None = None,
-    ) -> None:
-        """Commit the session's next record; `applied` runs in the same breath as its assignment.
+    async def commit(self, session: Session, after: SessionRecord | None) -> None:
+        """Commit the session's next record.
 
         Raises: as Writer.commit. If the outcome is unknown, the session is loaded again before its next turn.
         """
-
-        def apply() -> None:
-            session.assign(after)
-            if applied is not None:
-                applied()
-
-        write = SessionWrite(session_id=session.session_id, before=session.record, after=after)
-        try:
-            await self._writer.commit(Change(session=write, edits=edits, apply=apply))
-        except (DomainError, StoreUnavailable, Fenced):
-            raise  # nothing was written
-        except BaseException:
-            session.loaded = False
-            raise
+        await self._write(session, lambda: after)
 
     async def close(self) -> None:
         """Take no more calls, and wait for those that run."""
@@ -148,15 +129,42 @@ class Turns:
                 if operation.key == retry.key:
                     return await self._first_reply(session, operation, retry)
         step = await decide(record, session.config)
-        after = SessionRecord(
-            session_id=record.session_id,
-            incarnation=record.incarnation,
-            state=step.state,
-            overrides=record.overrides if step.overrides is None else step.overrides,
-            operations=_remembering(record.operations, retry, step.reply),
-        )
-        await self.commit(session, after, edits=step.edits, applied=partial(self._applied, session, step))
-        return step.reply
+        replies: list[Reply] = []
+
+        def after() -> SessionRecord:
+            replies.append(step.reply() if callable(step.reply) else step.reply)
+            return _after(record, step, retry, replies[-1])
+
+        await self._write(session, after, edits=step.edits, applied=partial(self._applied, session, step))
+        return replies[-1]
+
+    async def _write(
+        self,
+        session: Session,
+        after: Callable[[], SessionRecord | None],
+        *,
+        edits: Sequence[Edit] = (),
+        applied: Callable[[], None] | None = None,
+    ) -> None:
+        """Commit the record that `after` makes once the edits are decided; `applied` runs as it is assigned."""
+        written: list[SessionRecord | None] = []
+
+        def write() -> SessionWrite:
+            written.append(after())
+            return SessionWrite(session_id=session.session_id, before=session.record, after=written[-1])
+
+        def apply() -> None:
+            session.assign(written[-1])
+            if applied is not None:
+                applied()
+
+        try:
+            await self._writer.commit(Change(session=write, edits=edits, apply=apply))
+        except (DomainError, StoreUnavailable, Fenced):
+            raise  # nothing was written
+        except BaseException:
+            session.loaded = False
+            raise
 
     async def _first_reply(self, session: Session, operation: Operation, retry: RetryKey) -> Reply:
         if operation.body_hash != retry.body_hash:
@@ -176,6 +184,17 @@ class Turns:
         for name in step.learned:
             for callback in session.subscribers:
                 loop.call_soon(callback, name)
+
+
+def _after(record: SessionRecord, step: Step, retry: RetryKey | None, reply: Reply) -> SessionRecord:
+    """Return the session as the step leaves it."""
+    return SessionRecord(
+        session_id=record.session_id,
+        incarnation=record.incarnation,
+        state=step.state,
+        overrides=record.overrides if step.overrides is None else step.overrides,
+        operations=_remembering(record.operations, retry, reply),
+    )
 
 
 def _remembering(operations: tuple[Operation, ...], retry: RetryKey | None, reply: Reply) -> tuple[Operation, ...]:

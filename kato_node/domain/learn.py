@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from kato_node.domain.config import Config
@@ -25,6 +25,7 @@ class Pattern:
         frequency: how often it was learned.
         emotives: the window, oldest first: one raw dict per observation.
         metadata: key -> the distinct values' texts, sorted; keys sorted.
+        imports: the ids of the newest imports that this pattern was part of, oldest first: each applies once.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Pattern:
     frequency: int
     emotives: tuple[Emotives, ...] = ()
     metadata: Mapping[str, tuple[str, ...]]
+    imports: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,12 +131,22 @@ def merged(pattern: Pattern | None, episode: Episode) -> Pattern:
     )
 
 
+def with_texts(
+    known: Mapping[str, tuple[str, ...]], more: Mapping[str, Iterable[str]]
+) -> Mapping[str, tuple[str, ...]]:
+    """Return the union, per key, of two patterns' metadata."""
+    texts = {key: set(values) for key, values in known.items()}
+    for key, values in more.items():
+        texts.setdefault(key, set()).update(values)
+    return {key: tuple(sorted(texts[key])) for key in sorted(texts)}
+
+
 def _folded(known: Mapping[str, tuple[str, ...]], metadata: tuple[Metadata, ...]) -> Mapping[str, tuple[str, ...]]:
     """Return the union, per key, of the known texts and the `str` of each value."""
     if not metadata:
         return known
-    texts = {key: set(values) for key, values in known.items()}
+    texts: dict[str, set[str]] = {}
     for entry in metadata:
         for key, value in entry.items():
             texts.setdefault(key, set()).add(str(value))
-    return {key: tuple(sorted(texts[key])) for key in sorted(texts)}
+    return with_texts(known, texts)

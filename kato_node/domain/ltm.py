@@ -6,7 +6,7 @@ Of the domain, only `Ltm` and `Staged` change; each is owned by one event loop. 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import ChainMap
+from collections import ChainMap, Counter
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from kato_node.domain.learn import Episode, Pattern, merged
 from kato_node.domain.limits import LIMITS, Limits
 from kato_node.domain.shape import Shape, shape_of
 from kato_node.domain.state import Vector, entry_bytes, event_bytes
+from kato_node.domain.vectors import PREFIX as VECTOR_PREFIX
 from kato_node.domain.vectors import require_dimension, symbol_of
 
 
@@ -34,6 +35,9 @@ class LtmReader(Protocol):
     def get(self, name: str) -> Pattern | None:
         """Return the pattern of that bare name."""
 
+    def vector_uses(self, symbol: str) -> int:
+        """Return how many patterns contain a vector's symbol."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LtmChange:
@@ -43,6 +47,8 @@ class LtmChange:
         cleared: every pattern and vector, and the dimension, go first.
         put: patterns as they are from now on, new or known.
         deleted: bare names.
+        forgotten: symbols of learned vectors that no pattern contains any more.
+        dimensionless: no vector is left, and so no dimension.
         vectors: (symbol, values) of newly learned vectors.
         dimension: the processor's, when this change makes it known.
     """
@@ -50,11 +56,33 @@ class LtmChange:
     cleared: bool = False
     put: tuple[Pattern, ...] = ()
     deleted: tuple[str, ...] = ()
+    forgotten: tuple[str, ...] = ()
+    dimensionless: bool = False
     vectors: tuple[tuple[str, Vector], ...] = ()
     dimension: int | None = None
 
 
 CLEARED = LtmChange(cleared=True)
+UNCHANGED = LtmChange()
+
+
+def added(ltm: LtmReader, pattern: Pattern, vectors: Sequence[Vector] = (), *, limits: Limits = LIMITS) -> LtmChange:
+    """Return the change that puts the pattern, and learns those of the vectors that are new.
+
+    Raises: VectorDimensionMismatch (others were learned first), MemoryTooLarge.
+    """
+    dimension = ltm.dimension
+    for vector in vectors:
+        require_dimension(vector, dimension)
+        dimension = len(vector)
+    if (size := pattern_bytes(pattern)) > limits.pattern_bytes_max:
+        raise MemoryTooLarge(what="pattern", actual=size, limit=limits.pattern_bytes_max, unit="bytes")
+    named = {symbol_of(vector): vector for vector in vectors}
+    return LtmChange(
+        put=(pattern,),
+        vectors=tuple((symbol, vector) for symbol, vector in named.items() if symbol not in ltm.vectors),
+        dimension=dimension if ltm.dimension is None else None,
+    )
 
 
 def learned_into(ltm: LtmReader, episode: Episode, *, limits: Limits = LIMITS) -> LtmChange:
@@ -62,19 +90,7 @@ def learned_into(ltm: LtmReader, episode: Episode, *, limits: Limits = LIMITS) -
 
     Raises: VectorDimensionMismatch (another session's vectors were learned first), MemoryTooLarge.
     """
-    dimension = ltm.dimension
-    for vector in episode.vectors:
-        require_dimension(vector, dimension)
-        dimension = len(vector)
-    pattern = merged(ltm.get(episode.name), episode)
-    if (size := pattern_bytes(pattern)) > limits.pattern_bytes_max:
-        raise MemoryTooLarge(what="pattern", actual=size, limit=limits.pattern_bytes_max, unit="bytes")
-    vectors = {symbol_of(vector): vector for vector in episode.vectors}
-    return LtmChange(
-        put=(pattern,),
-        vectors=tuple((symbol, vector) for symbol, vector in vectors.items() if symbol not in ltm.vectors),
-        dimension=dimension if ltm.dimension is None else None,
-    )
+    return added(ltm, merged(ltm.get(episode.name), episode), episode.vectors, limits=limits)
 
 
 def pattern_bytes(pattern: Pattern) -> int:
@@ -142,6 +158,10 @@ class Ltm:
         slot = self._slots.get(name)
         return None if slot is None else self._patterns[slot]
 
+    def vector_uses(self, symbol: str) -> int:
+        """Return how many patterns contain a vector's symbol."""
+        return len(self._postings.get(symbol, ()))
+
     def apply(self, change: LtmChange) -> None:
         """Make the change; views taken before do not see it.
 
@@ -155,6 +175,10 @@ class Ltm:
             self._put(pattern)
         if change.deleted:
             self._delete(change.deleted)
+        for symbol in change.forgotten:
+            self._vectors.pop(symbol, None)
+        if change.dimensionless:
+            self._dimension = None
         self._vectors.update(change.vectors)
         if change.dimension is not None:
             self._dimension = change.dimension
@@ -226,6 +250,7 @@ class Staged:
         self._base: LtmReader = base
         self._patterns: dict[str, Pattern | None] = {}
         self._vectors: ChainMap[str, Vector] = ChainMap({}, cast("MutableMapping[str, Vector]", base.vectors))
+        self._vector_uses: Counter[str] = Counter()
         self._dimension = base.dimension
         self._cleared = False
 
@@ -245,15 +270,36 @@ class Staged:
             return self._patterns.get(name)
         return self._base.get(name)
 
+    def vector_uses(self, symbol: str) -> int:
+        """Return how many patterns would contain a vector's symbol."""
+        return self._vector_uses[symbol] + (0 if self._cleared else self._base.vector_uses(symbol))
+
     def apply(self, change: LtmChange) -> None:
         """Put the change on top."""
         if change.cleared:
             self._patterns = {}
             self._vectors = ChainMap({})
+            self._vector_uses.clear()
             self._dimension = None
             self._cleared = True
-        self._patterns.update((pattern.name, pattern) for pattern in change.put)
-        self._patterns.update(dict.fromkeys(change.deleted))
+        for pattern in change.put:
+            if self.get(pattern.name) is None:
+                self._vector_uses.update(_vector_symbols(pattern))
+            self._patterns[pattern.name] = pattern
+        for name in change.deleted:
+            if (known := self.get(name)) is not None:
+                self._vector_uses.subtract(_vector_symbols(known))
+            self._patterns[name] = None
+        if change.forgotten:
+            gone = set(change.forgotten)
+            self._vectors = ChainMap({symbol: self._vectors[symbol] for symbol in self._vectors if symbol not in gone})
+        if change.dimensionless:
+            self._dimension = None
         self._vectors.update(change.vectors)
         if change.dimension is not None:
             self._dimension = change.dimension
+
+
+def _vector_symbols(pattern: Pattern) -> set[str]:
+    """Return the pattern's symbols that look like a vector's; others need not be counted."""
+    return {symbol for event in pattern.events for symbol in event if symbol.startswith(VECTOR_PREFIX)}

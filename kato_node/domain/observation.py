@@ -37,7 +37,7 @@ def validated(observation: Observation, *, limits: Limits = LIMITS, prefix: str 
         prefix: what field names in errors begin with, such as "observations.3.".
     Raises: ValidationFailed, with the first 20 errors.
     """
-    check = _Check(limits)
+    check = Check(limits)
     valid = Observation(
         strings=check.strings(f"{prefix}strings", observation.strings),
         vectors=check.vectors(f"{prefix}vectors", observation.vectors),
@@ -50,81 +50,94 @@ def validated(observation: Observation, *, limits: Limits = LIMITS, prefix: str 
     return valid
 
 
-class _Check:
-    """Collects errors; each method returns the clean value, or an empty one after an error."""
+class Check:
+    """Collects errors; each method returns the clean value, or an empty one after an error.
+
+    Attributes:
+        errors: (field, message), in the order in which they were found.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.errors: list[tuple[str, str]] = []
         self._limits = limits
 
     def strings(self, name: str, value: object) -> tuple[str, ...]:
-        items = self._list(name, value)
+        """Return the symbols of one event."""
+        items = self.sequence(name, value)
         if len(items) > self._limits.symbols_per_event_max:
-            self._reject(name, f"has {len(items)} symbols, more than {self._limits.symbols_per_event_max}")
+            self.reject(name, f"has {len(items)} symbols, more than {self._limits.symbols_per_event_max}")
             return ()
         short = self._limits.symbol_bytes_max
         # The usual item passes without a name being made for it.
         return tuple(
             item
             if isinstance(item, str) and item.isascii() and len(item) <= short
-            else self._symbol(f"{name}.{i}", item)
+            else self.symbol(f"{name}.{i}", item)
             for i, item in enumerate(items)
         )
 
     def vectors(self, name: str, value: object) -> tuple[tuple[float, ...], ...]:
-        vectors = tuple(self._vector(f"{name}.{i}", item) for i, item in enumerate(self._list(name, value)))
+        """Return the vectors of one observation, all of one length."""
+        vectors = tuple(self._vector(f"{name}.{i}", item) for i, item in enumerate(self.sequence(name, value)))
         if len({len(vector) for vector in vectors}) > 1:
-            self._reject(name, "must all have the same length")
+            self.reject(name, "must all have the same length")
         return vectors
 
     def emotives(self, name: str, value: object) -> dict[str, float]:
-        return {key: self._number(f"{name}.{key}", item) for key, item in self._keyed(name, value).items()}
+        """Return named numbers."""
+        return {key: self._number(f"{name}.{key}", item) for key, item in self.keyed(name, value).items()}
 
     def metadata(self, name: str, value: object) -> dict[str, Json]:
-        return {key: self._json(f"{name}.{key}", item, depth=2) for key, item in self._keyed(name, value).items()}
+        """Return named JSON values, deeply copied."""
+        return {key: self._json(f"{name}.{key}", item, depth=2) for key, item in self.keyed(name, value).items()}
 
     def unique_id(self, name: str, value: object) -> str | None:
-        return None if value is None else self._text(name, value)
+        """Return the name of an observation."""
+        return None if value is None else self.text(name, value)
 
-    def _reject(self, name: str, message: str) -> None:
+    def reject(self, name: str, message: str) -> None:
+        """Note an error of the field."""
         self.errors.append((name, message))
 
-    def _list(self, name: str, value: object) -> Sequence[object]:
+    def sequence(self, name: str, value: object) -> Sequence[object]:
+        """Return the list."""
         if isinstance(value, list | tuple):
             return value
-        self._reject(name, "must be a list")
+        self.reject(name, "must be a list")
         return ()
 
-    def _text(self, name: str, value: object) -> str:
+    def text(self, name: str, value: object) -> str:
+        """Return the string, which can be encoded."""
         if not isinstance(value, str):
-            self._reject(name, "must be a string")
+            self.reject(name, "must be a string")
             return ""
         try:
             value.encode()
         except UnicodeEncodeError:
-            self._reject(name, "must not contain lone surrogates")
+            self.reject(name, "must not contain lone surrogates")
             return ""
         return value
 
-    def _symbol(self, name: str, value: object) -> str:
-        symbol = self._text(name, value)
+    def symbol(self, name: str, value: object) -> str:
+        """Return one symbol."""
+        symbol = self.text(name, value)
         if (size := text_bytes(symbol)) > self._limits.symbol_bytes_max:
-            self._reject(name, f"has {size} bytes, more than {self._limits.symbol_bytes_max}")
+            self.reject(name, f"has {size} bytes, more than {self._limits.symbol_bytes_max}")
         return symbol
 
     def _number(self, name: str, value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            self._reject(name, "must be a number")
+            self.reject(name, "must be a number")
             return 0.0
         if not -NUMBER_MAX <= value <= NUMBER_MAX:  # also true of NaN
-            self._reject(name, "must be a finite number within ±1e100")
+            self.reject(name, "must be a finite number within ±1e100")
             return 0.0
         return float(value) + 0.0  # -0.0 becomes 0.0
 
     def _vector(self, name: str, value: object) -> tuple[float, ...]:
-        items = self._list(name, value)
+        items = self.sequence(name, value)
         if not 1 <= len(items) <= self._limits.vector_length_max:
-            self._reject(name, f"must have 1 to {self._limits.vector_length_max} values")
+            self.reject(name, f"must have 1 to {self._limits.vector_length_max} values")
             return ()
         return tuple(
             item + 0.0
@@ -133,15 +146,15 @@ class _Check:
             for i, item in enumerate(items)
         )
 
-    def _keyed(self, name: str, value: object) -> Mapping[str, object]:
+    def keyed(self, name: str, value: object) -> Mapping[str, object]:
         """Return the object whose keys are storable at top level."""
         if not isinstance(value, Mapping):
-            self._reject(name, "must be an object")
+            self.reject(name, "must be an object")
             return {}
         for key in value:
-            text = self._text(f"{name}.{key}", key)
+            text = self.text(f"{name}.{key}", key)
             if not text or text.startswith("$") or "." in text or "\0" in text:
-                self._reject(f"{name}.{key}", "a key must not be empty, start with $, or contain . or NUL")
+                self.reject(f"{name}.{key}", "a key must not be empty, start with $, or contain . or NUL")
         return value
 
     def _json(self, name: str, value: object, *, depth: int) -> Json:
@@ -152,14 +165,14 @@ class _Check:
             return value
         if isinstance(value, int):
             if value not in _INT64:
-                self._reject(name, "must be an integer of at most 64 bits")
+                self.reject(name, "must be an integer of at most 64 bits")
             return value
-        return self._number(name, value) if isinstance(value, float) else self._text(name, value)
+        return self._number(name, value) if isinstance(value, float) else self.text(name, value)
 
     def _nested(self, name: str, value: Mapping[str, object] | Sequence[object], depth: int) -> Json:
         if depth > self._limits.metadata_depth_max:
-            self._reject(name, f"is nested deeper than {self._limits.metadata_depth_max}")
+            self.reject(name, f"is nested deeper than {self._limits.metadata_depth_max}")
             return None
         if isinstance(value, Mapping):
-            return {self._text(name, key): self._json(name, item, depth=depth + 1) for key, item in value.items()}
+            return {self.text(name, key): self._json(name, item, depth=depth + 1) for key, item in value.items()}
         return [self._json(name, item, depth=depth + 1) for item in value]

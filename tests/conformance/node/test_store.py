@@ -210,7 +210,7 @@ async def test_ltm_changes_apply_in_their_order(open_store: OpenStore) -> None:
 
 
 async def test_vectors_are_forgotten_one_by_one(open_store: OpenStore) -> None:
-    """A forgotten vector is gone, one learned again in the same transaction is not; without any there is no dimension."""
+    """A forgotten vector is gone, one learned again in that transaction is not; without any there is no dimension."""
     store = await open_store()
     epoch = (await store.bind()).epoch
     learned = LtmChange(vectors=tuple((f"VCTR|{number}", (float(number),)) for number in range(3)), dimension=1)

@@ -241,7 +241,8 @@ class SqliteStore:
         return StoreUnavailable(self._message(error))
 
     def _message(self, error: Exception) -> str:
-        advice = _ADVICE.get(_code(error), f"it cannot be used ({error}); check KATO_HOME")
+        reason = error.strerror if isinstance(error, OSError) else error  # an OSError's text has the path in it
+        advice = _ADVICE.get(_code(error), f"it cannot be used ({reason}); check KATO_HOME")
         return f"The database file of processor {self._processor_id!r}: {advice}."
 
 

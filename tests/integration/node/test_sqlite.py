@@ -150,6 +150,7 @@ async def refusal(path: Path) -> str:
     """Return what is said when a store cannot be opened on this path."""
     with pytest.raises(StoreUnavailable) as refused:
         await SqliteStore(path, "p").open()
+    assert str(path.parent) not in refused.value.message  # which clients see
     return refused.value.message
 
 
@@ -164,7 +165,6 @@ async def test_what_cannot_be_opened_says_what_to_do(tmp_path: Path) -> None:
     with closing(sqlite3.connect(newer)) as connection:
         connection.execute("PRAGMA user_version = 99")
     assert "run a newer one" in await refusal(newer)
-    assert str(tmp_path) not in await refusal(tmp_path)
 
 
 async def test_a_damaged_file_is_unavailable_and_says_so(tmp_path: Path) -> None:

@@ -135,8 +135,11 @@ async def _opened(settings: Settings, spec: NewSpec, stack: AsyncExitStack) -> t
         stack.push_async_callback(part.close)
         await part.open()
     client = await stack.enter_async_context(new_client(limits))
-    lifecycle = Lifecycle(registry=registry, runtime=runtime, client=nodes, new_spec=spec, policy=_policy(settings))
-    return lifecycle, runtime, create_app(lifecycle, client, runtime=runtime.name, limits=limits)
+    lifecycle = Lifecycle(
+        registry=registry, runtime=runtime, client=nodes, new_spec=spec, policy=_policy(settings), secret=secret
+    )
+    app = create_app(lifecycle, client, runtime=runtime.name, limits=limits, keys=settings.keys)
+    return lifecycle, runtime, app
 
 
 def _policy(settings: Settings) -> LifecyclePolicy:

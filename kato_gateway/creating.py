@@ -23,12 +23,15 @@ class CreateSession:
     """What a client asks for.
 
     Attributes:
+        owner: who asks; None without keys.
+        user_id: a label; the owner if None.
         session_id: generated if None; `wire.control.ID_PATTERN`.
         node_id: the processor, `wire.control.ID_PATTERN`; None: one of the session's own.
         ttl_seconds: None: the policy's.
         config: the session's own values, checked by its node.
     """
 
+    owner: str | None = None
     user_id: str | None = None
     session_id: str | None = None
     node_id: str | None = None

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from kato_gateway.activity import Activity
 from kato_gateway.domain.errors import NodeNotFound, SessionExpired, SessionNotFound
+from kato_gateway.domain.owners import meant, permits
 from kato_gateway.domain.policy import expires_at_s
 from kato_gateway.domain.sessions import EndReason, NodeRecord, NodeState, SessionRecord, slid
 from kato_gateway.ground import Ground
@@ -20,10 +21,17 @@ class Directory:
         self._ground = ground
         self._activity = activity
 
-    async def session(self, session_id: str) -> SessionRecord:
-        """Return the live session, exactly as recorded. Raises: SessionNotFound, SessionExpired."""
-        record = await self._ground.registry.session(session_id)
+    async def session(self, session_id: str, *, owner: str | None = None) -> SessionRecord:
+        """Return the live session, exactly as recorded.
+
+        Args:
+            owner: who asks: to whom another's sessions do not exist. None: whoever may see them all.
+        Raises: SessionNotFound, SessionExpired.
+        """
+        record = await self._ground.registry.session(meant(session_id, caller=owner))
         if record is None or (not record.live and record.reason is not EndReason.EXPIRED):
+            raise SessionNotFound(session_id)
+        if not permits(record.owner, caller=owner):
             raise SessionNotFound(session_id)
         if not record.live or self.is_due(record):
             raise SessionExpired(session_id, processor_id=record.processor_id)

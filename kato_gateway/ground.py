@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from container_manager.runtime import Runtime
@@ -22,7 +22,11 @@ NewSpec: TypeAlias = Callable[[str, float], NodeSpec]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """The outside, the settings, and who owns the tasks."""
+    """The outside, the settings, and who owns the tasks.
+
+    Attributes:
+        secret: the deployment's, under which tokens are issued; in nothing that is printed.
+    """
 
     registry: Registry
     runtime: Runtime
@@ -32,6 +36,7 @@ class Ground:
     clock: Clock
     events: Events
     tasks: Tasks
+    secret: str = field(default="", repr=False)
 
     @property
     def spec_hash(self) -> str:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from container_manager.runtime import Runtime
@@ -19,7 +19,8 @@ from kato_gateway.clock import Clock, SystemClock
 from kato_gateway.creating import TTL_S_MAX, Created, CreateSession, Start, check, check_ttl
 from kato_gateway.dataplane.routes import Route, RouteTable
 from kato_gateway.directory import Directory
-from kato_gateway.domain.errors import Conflict, GatewayError, GatewayStopping
+from kato_gateway.domain.errors import Conflict, Forbidden, GatewayError, GatewayStopping, SessionNotFound
+from kato_gateway.domain.owners import may_name, meant, permits
 from kato_gateway.domain.policy import LifecyclePolicy
 from kato_gateway.domain.sessions import (
     EndReason,
@@ -33,7 +34,7 @@ from kato_gateway.domain.sessions import (
     new_session,
 )
 from kato_gateway.events import Event, Events
-from kato_gateway.fleet import POLL_S, Fleet
+from kato_gateway.fleet import POLL_S, Fleet, access_token
 from kato_gateway.ground import Ground, NewSpec
 from kato_gateway.janitor import Janitor
 from kato_gateway.lookout import Lookout
@@ -41,7 +42,7 @@ from kato_gateway.nodes import NodeClient
 from kato_gateway.opener import Opener
 from kato_gateway.pool import Pool
 from kato_gateway.recovery import Recovery
-from kato_gateway.registry.base import Leftover, LeftoverChange, Registry, SessionChange
+from kato_gateway.registry.base import Change, Leftover, LeftoverChange, OwnerChange, Registry, SessionChange
 from kato_gateway.shutdown import end_everything
 from kato_gateway.tasks import Tasks
 from kato_gateway.upkeep import Upkeep
@@ -60,6 +61,10 @@ class Lifecycle:
     Args:
         registry, runtime, client: open; whoever opened them closes them after `stop`.
         new_spec: makes the specification of each node; see ground.NewSpec.
+        secret: the deployment's, under which the sessions' tokens are issued.
+
+    Whoever calls on a session says as `owner` whose call it is: to another's caller the session does not exist. None is
+    whoever may call on them all: the gateway itself, or everybody where there are no keys.
 
     Attributes:
         routes: where each session's calls go.
@@ -78,6 +83,7 @@ class Lifecycle:
         new_spec: NewSpec,
         policy: LifecyclePolicy,
         clock: Clock | None = None,
+        secret: str = "",
     ) -> None:
         clock = clock or SystemClock()
         self.events = Events()
@@ -93,6 +99,7 @@ class Lifecycle:
             clock=clock,
             events=self.events,
             tasks=Tasks(),
+            secret=secret,
         )
         self.directory = Directory(ground, self.activity)
         self._janitor = Janitor(ground, self._forget)
@@ -134,24 +141,27 @@ class Lifecycle:
     async def create(self, wanted: CreateSession) -> Created:
         """Create the session and have a node open it; or find the caller's live session of this id.
 
-        Raises: InvalidSession, Conflict, NodeRefused, CapacityReached, NodeFailed, NodeTimeout, RuntimeOutOfReach,
-            RegistryUnavailable. After any of them no session is left behind.
+        Raises: InvalidSession, Conflict, Forbidden, NodeRefused, CapacityReached, NodeFailed, NodeTimeout,
+            RuntimeOutOfReach, RegistryUnavailable. After any of them no session is left behind.
         """
         self._check_serving()
         check(wanted)
         return await self._ground.tasks.outlive("create", self._create(wanted))
 
-    async def resolve(self, session_id: str) -> Route:
+    async def resolve(self, session_id: str, *, owner: str | None = None) -> Route:
         """Return the session's route; on a miss find its processor's node, or wake one. `default` is made on demand.
 
         Raises: SessionNotFound, SessionExpired, NodeRefused, CapacityReached, NodeFailed, NodeTimeout,
             RuntimeOutOfReach, RegistryUnavailable.
         """
+        session_id = meant(session_id, caller=owner)
         route = self.routes.get(session_id)
         if route is not None:
+            if not permits(route.owner, caller=owner):
+                raise SessionNotFound(session_id)
             return route
         self._check_serving()
-        return (await self._opener.open(session_id)).route
+        return (await self._opener.open(session_id, owner=owner)).route
 
     async def lost(self, route: Route) -> None:
         """Take a report that the route failed: connection refused or broken, time-out, 421, or a draining node's 503.
@@ -168,14 +178,18 @@ class Lifecycle:
         """Note a call on the session, which slides its expiry; in memory, written now and then."""
         self.activity.touch(session_id)
 
-    async def get(self, session_id: str) -> SessionRecord:
+    def access_token(self, record: SessionRecord) -> str:
+        """Return what lets its holder call on the session at its node, without the gateway."""
+        return access_token(record, secret=self._ground.secret)
+
+    async def get(self, session_id: str, *, owner: str | None = None) -> SessionRecord:
         """Return the live session, its times as of now; slides nothing.
 
         Raises: SessionNotFound, SessionExpired, RegistryUnavailable.
         """
-        return self.directory.current(await self.directory.session(session_id))
+        return self.directory.current(await self.directory.session(session_id, owner=owner))
 
-    async def extend(self, session_id: str, *, ttl_s: float | None) -> SessionRecord:
+    async def extend(self, session_id: str, *, ttl_s: float | None, owner: str | None = None) -> SessionRecord:
         """Give the session a new expiry, `ttl_s` seconds from now; None: its time to live again.
 
         Raises: InvalidSession, SessionNotFound, SessionExpired, Conflict, RegistryUnavailable.
@@ -183,18 +197,19 @@ class Lifecycle:
         self._check_serving()
         check_ttl(ttl_s)
         for _ in range(_ROUNDS):
-            record = await self.directory.session(session_id)
+            record = await self.directory.session(session_id, owner=owner)
             after = extended(record, at_s=self._ground.clock.now_s(), ttl_s=ttl_s)
             if await self._ground.registry.apply([SessionChange(before=record, after=after)]):
                 return after
         raise _changing(session_id)
 
-    async def effective_config(self, session_id: str) -> Mapping[str, Json]:
+    async def effective_config(self, session_id: str, *, owner: str | None = None) -> Mapping[str, Json]:
         """Return the session's whole configuration: its node's answer, or the last one if no node has it open.
 
         Raises: SessionNotFound, SessionExpired, RegistryUnavailable.
         """
-        record = await self.directory.session(session_id)
+        record = await self.directory.session(session_id, owner=owner)
+        session_id = record.session_id
         route = self.routes.get(session_id)
         node = await self._ground.registry.node(route.node_id) if route else None
         if node is None:
@@ -209,14 +224,16 @@ class Lifecycle:
             await self._ground.registry.apply([SessionChange(before=record, after=changed)])
         return info.config
 
-    async def end(self, session_id: str, reason: EndReason = EndReason.DELETED) -> SessionRecord:
+    async def end(
+        self, session_id: str, reason: EndReason = EndReason.DELETED, *, owner: str | None = None
+    ) -> SessionRecord:
         """End the session in whatever state it is, and its node if that serves nobody else; patterns stay.
 
         Raises: SessionNotFound, SessionExpired if it has ended already; Conflict, RegistryUnavailable.
         """
         self._check_serving()
         for _ in range(_ROUNDS):
-            record = await self.directory.session(session_id)
+            record = await self.directory.session(session_id, owner=owner)
             if await self._ground.tasks.outlive("end", self._end(record, reason)):
                 return ended(record, reason=reason, at_s=self._ground.clock.now_s())
         raise _changing(session_id)
@@ -243,7 +260,7 @@ class Lifecycle:
         clock = self._ground.clock
         began_s = clock.now_s()
         record, created = await self._recorded(wanted)
-        opened = await self._opener.open(record.session_id)
+        opened = await self._opener.open(record.session_id, owner=wanted.owner)
         start: Start = opened.start
         if not created and start != "shared":
             start = "restored"
@@ -258,8 +275,12 @@ class Lifecycle:
         )
 
     async def _recorded(self, wanted: CreateSession) -> tuple[SessionRecord, bool]:
-        """Return the new session's record, or the caller's live one of this id and False. Raises: Conflict."""
-        session_id = wanted.session_id or secrets.token_hex(16)
+        """Return the new session's record, or the caller's live one of this id and False.
+
+        Raises: Conflict, Forbidden.
+        """
+        session_id = meant(wanted.session_id or secrets.token_hex(16), caller=wanted.owner)
+        user_id = wanted.owner if wanted.user_id is None else wanted.user_id
         policy = self._ground.policy
         for _ in range(_ROUNDS):
             found = await self._ground.registry.session(session_id) if wanted.session_id else None
@@ -267,7 +288,7 @@ class Lifecycle:
                 if self.directory.is_due(found):
                     await self._end(found, EndReason.EXPIRED)
                     continue
-                if found.user_id != wanted.user_id:
+                if not permits(found.owner, caller=wanted.owner) or found.user_id != user_id:
                     raise Conflict(f"Session {session_id!r} is somebody else's; choose another id.")
                 return found, False
             record = new_session(
@@ -276,15 +297,29 @@ class Lifecycle:
                 at_s=self._ground.clock.now_s(),
                 ttl_s=policy.session_ttl_s if wanted.ttl_seconds is None else wanted.ttl_seconds,
                 processor_id=wanted.node_id,
-                user_id=wanted.user_id,
+                owner=wanted.owner,
+                user_id=user_id,
                 sliding=wanted.sliding,
                 config=wanted.config,
                 metadata=wanted.metadata,
             )
-            if await self._ground.registry.apply([SessionChange(before=found, after=record)]):
+            changes = [SessionChange(before=found, after=record), *await self._owning(record)]
+            if await self._ground.registry.apply(changes):
                 self._tell_session("session_created", record)
                 return record, True
         raise _changing(session_id)
+
+    async def _owning(self, record: SessionRecord) -> Sequence[Change]:
+        """Return what makes the session's processor its owner's for good. Raises: Forbidden if it is another's."""
+        if record.owner is None:
+            return []
+        taken = [name for name in (record.session_id, record.processor_id) if not may_name(name, caller=record.owner)]
+        owner = await self._ground.registry.owner(record.processor_id)
+        if owner is not None and not permits(owner, caller=record.owner):
+            taken.append(record.processor_id)
+        if taken:
+            raise Forbidden(f"The name {taken[0]!r} is somebody else's; choose another one.")
+        return [OwnerChange(processor_id=record.processor_id, owner=record.owner)]
 
     async def _end(self, record: SessionRecord, reason: EndReason) -> bool:
         """End the session as it stands in this record; False if the record has moved on."""

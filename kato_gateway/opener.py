@@ -21,8 +21,8 @@ from kato_gateway.domain.errors import (
     RuntimeOutOfReach,
     SessionNotFound,
 )
+from kato_gateway.domain.owners import is_default
 from kato_gateway.domain.sessions import (
-    DEFAULT_SESSION,
     Json,
     NodeRecord,
     SessionRecord,
@@ -70,12 +70,14 @@ class Opener:
         self._opening: Flights[Opened] = Flights(ground.tasks)
         self._cut_short: set[str] = set()
 
-    async def open(self, session_id: str) -> Opened:
-        """Have a node open the session, wherever it is in its life; `default` is made on demand.
+    async def open(self, session_id: str, *, owner: str | None) -> Opened:
+        """Have a node open the owner's session, wherever it is in its life; the default one is made on demand.
 
         Raises: see Lifecycle.resolve. A session that was still being created is gone after any of them.
         """
-        return await self._opening.join(session_id, lambda: self._open(session_id))
+        if self.is_opening(session_id) and not is_default(session_id, owner=owner):
+            await self._directory.session(session_id, owner=owner)  # it may be another's, who is having it opened
+        return await self._opening.join(session_id, lambda: self._open(session_id, owner))
 
     def is_opening(self, session_id: str) -> bool:
         """Whether the session is being opened just now."""
@@ -87,8 +89,8 @@ class Opener:
         if self.is_opening(session_id):
             self._cut_short.add(session_id)
 
-    async def _open(self, session_id: str) -> Opened:
-        record = await self._record(session_id)
+    async def _open(self, session_id: str, owner: str | None) -> Opened:
+        record = await self._record(session_id, owner)
         policy = self._ground.policy
         failure: GatewayError | None = None
         opened: Opened | None = None
@@ -107,17 +109,19 @@ class Opener:
                 await self._ground.tasks.outlive("discard", self._discard(record, failure))
         return opened
 
-    async def _record(self, session_id: str) -> SessionRecord:
+    async def _record(self, session_id: str, owner: str | None) -> SessionRecord:
         try:
-            return await self._directory.session(session_id)
+            return await self._directory.session(session_id, owner=owner)
         except SessionNotFound:
-            if session_id != DEFAULT_SESSION:
+            if not is_default(session_id, owner=owner):
                 raise
         now_s = self._ground.clock.now_s()
-        fresh = new_session(session_id, incarnation=secrets.token_hex(8), at_s=now_s, ttl_s=None)
+        fresh = new_session(
+            session_id, incarnation=secrets.token_hex(8), at_s=now_s, ttl_s=None, owner=owner, user_id=owner
+        )
         ended = await self._ground.registry.session(session_id)
         await self._ground.registry.apply([SessionChange(before=ended, after=fresh)])
-        return await self._directory.session(session_id)
+        return await self._directory.session(session_id, owner=owner)
 
     async def _opened(self, record: SessionRecord) -> Opened:
         for _ in range(_ATTEMPTS):
@@ -163,7 +167,7 @@ class Opener:
         raise SessionNotFound(record.session_id)
 
     def _routed(self, record: SessionRecord, session: SessionRecord, placement: Placement) -> Opened:
-        route = self._fleet.route(placement.node, session.session_id)
+        route = self._fleet.route(placement.node, session)
         self._routes.put(route)
         if record.status is not SessionStatus.ACTIVE:
             self._ground.events.publish(

@@ -156,7 +156,7 @@ class Recovery:
         if not self._fleet.serves(node):
             return
         for session in sessions:
-            self._routes.put(self._fleet.route(node, session.session_id))
+            self._routes.put(self._fleet.route(node, session))
         self._ground.events.publish(
             Event(
                 kind="node_adopted",

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kato_gateway.domain.owners import NO_KEYS, BadKeys, KeyTable, key_table
 from kato_node.wire.logs import LEVELS
 
 # The config of processor.md, section 8, in capitals: the nodes' defaults, which the nodes' own settings check.
@@ -31,8 +32,6 @@ CONFIG_NAMES = (
 _KNOWN_KATO_NAMES = ("KATO_HOME",)
 _UNSUPPORTED = {
     "MONGO_URL": "MongoDB is not supported yet; unset it to keep everything under KATO_HOME",
-    "API_KEYS": "keys are not supported yet; unset it, the gateway serves this machine only",
-    "API_KEYS_FILE": "keys are not supported yet; unset it, the gateway serves this machine only",
 }
 _POOL_MAX = 900
 _DURATION_MAX_S = 10 * 365 * 86_400.0
@@ -48,12 +47,13 @@ class Settings:
     """What the gateway is to be.
 
     Attributes:
-        host: a loopback address; port: 0 for one of the system's choice.
+        host: an address, loopback's unless there are keys; port: 0 for one of the system's choice.
         home: the folder that holds everything this installation keeps.
         warm_pool_size: booted nodes kept ready for new sessions.
         idle_timeout_s: after which a node without operations stops itself; 0: never.
         node_memory_max_bytes, node_cpus_max: limits of each node, None for none.
         config: the nodes' defaults, as text, by their names in capitals.
+        keys: one of which every request needs; none: whoever reaches us may call.
         secret_file: the deployment's secret; None: the home's own, made when missing.
     """
 
@@ -67,6 +67,7 @@ class Settings:
     node_memory_max_bytes: int | None = None
     node_cpus_max: float | None = None
     secret_file: Path | None = None
+    keys: KeyTable = NO_KEYS
     config: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -76,9 +77,10 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
     read, default = _Reader(environment), Settings(home=Path())
     _check_runtime(read.text("RUNTIME", "auto"))
     secret_file = read.text("DEPLOYMENT_SECRET_FILE", "")
+    keys = _keys(read.text("API_KEYS", ""), read.text("API_KEYS_FILE", ""))
     return Settings(
         home=_path("KATO_HOME", read.text("KATO_HOME", "~/.kato")),
-        host=_loopback(read.text("GATEWAY_HOST", default.host)),
+        host=_host(read.text("GATEWAY_HOST", default.host), keys),
         port=read.integer("GATEWAY_PORT", default.port, low=0, high=65_535),
         warm_pool_size=read.integer("WARM_POOL_SIZE", default.warm_pool_size, low=0, high=_POOL_MAX),
         idle_timeout_s=read.number("IDLE_TIMEOUT_S", default.idle_timeout_s, high=_DURATION_MAX_S),
@@ -87,6 +89,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         node_memory_max_bytes=_memory(read.text("NODE_MEMORY_MAX", "")),
         node_cpus_max=read.number("NODE_CPUS_MAX", 0.0, high=1024.0, above_zero=True) or None,
         secret_file=_path("DEPLOYMENT_SECRET_FILE", secret_file) if secret_file else None,
+        keys=keys,
         config={name: environment[name] for name in CONFIG_NAMES if environment.get(name)},
     )
 
@@ -141,16 +144,38 @@ def _path(name: str, text: str) -> Path:
         raise SettingsError(f"{name}: {text!r} begins with no known user's folder") from error
 
 
-def _loopback(text: str) -> str:
+def _host(text: str, keys: KeyTable) -> str:
     if text == "localhost":
         return "127.0.0.1"
     try:
-        loopback = ipaddress.ip_address(text).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise SettingsError(f"GATEWAY_HOST: must be a loopback address, such as 127.0.0.1, not {text!r}")
+        address = ipaddress.ip_address(text)
+    except ValueError as error:
+        raise SettingsError(f"GATEWAY_HOST: must be an IP address, such as 127.0.0.1, not {text!r}") from error
+    if not keys and not address.is_loopback:
+        raise SettingsError(f"GATEWAY_HOST: without API_KEYS it must be a loopback address, not {text!r}")
     return text
+
+
+def _keys(text: str, file: str) -> KeyTable:
+    """Return the keys of the one variable or of the file that the other one names."""
+    if text and file:
+        raise SettingsError("API_KEYS_FILE: API_KEYS is set, too; set one of them")
+    if not text and not file:
+        return NO_KEYS
+    try:
+        return key_table(text.split(",") if text else _key_lines(_path("API_KEYS_FILE", file)))
+    except BadKeys as error:
+        raise SettingsError(f"API_KEYS: {error}" if text else f"API_KEYS_FILE: {file}: {error}") from None
+
+
+def _key_lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text("ascii").splitlines()
+    except OSError as error:
+        raise SettingsError(f"API_KEYS_FILE: cannot read {path}: {error.strerror}") from error
+    except ValueError:
+        raise SettingsError(f"API_KEYS_FILE: {path} is not ASCII text") from None
+    return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def _log_level(text: str) -> str:

@@ -5,6 +5,7 @@ A bad value, or an unknown name that begins with KATO_, is one line that names i
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 import secrets
@@ -22,6 +23,7 @@ from kato_node.wire.server import Heartbeat
 
 _MIB = 1024 * 1024
 DEFAULT_HOME = "~/.kato"
+_FLAGS = {"1": True, "true": True, "0": False, "false": False}
 _KATO_NAMES = frozenset({"KATO_HOME"})
 
 
@@ -39,7 +41,8 @@ class Settings:
         node_id: NODE_ID, or a fresh one.
         home: where the embedded store keeps its files; unused with `mongo_url`.
         idle_timeout_s: of a static node; 0 is never. A pool node is told at its bind.
-        deployment_secret: proves a control call; None: there are no control routes.
+        deployment_secret: proves a control call, and makes and proves tokens; None: there are no control routes.
+        require_token: whether every operation needs a session's token (wire.tokens).
         defaults: the configuration of a session that sets nothing itself.
         body_bytes_max, ws_message_bytes_max, limits: api.md, section 5.
         body_silence_max_s: a body of which nothing arrives for so long is given up.
@@ -56,13 +59,22 @@ class Settings:
     port: int = 8000
     log_level: str = "INFO"
     idle_timeout_s: float = 0.0
-    deployment_secret: str | None = None
+    deployment_secret: str | None = field(default=None, repr=False)
+    require_token: bool = False
     defaults: Config = config.DEFAULT
     limits: Limits = LIMITS
     body_bytes_max: int = 16 * _MIB
     ws_message_bytes_max: int = _MIB
     body_silence_max_s: float = 30.0
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
+
+    @property
+    def host_is_loopback(self) -> bool:
+        """Whether only this machine can reach the node."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
 
 def from_environment(environment: Mapping[str, str], *, pool: bool = False) -> Settings:
@@ -82,6 +94,10 @@ def from_environment(environment: Mapping[str, str], *, pool: bool = False) -> S
         name, message = error.errors[0]
         raise SettingsError(f"{name}: {message}") from error
     read = _Reader(given)
+    secret = read.secret("DEPLOYMENT_SECRET_FILE")
+    require_token = read.flag("REQUIRE_TOKEN")
+    if require_token and secret is None:
+        raise SettingsError("REQUIRE_TOKEN: needs DEPLOYMENT_SECRET_FILE, under whose secret tokens are issued")
     processor_id = read.processor_id(pool=pool)
     return Settings(
         processor_id=processor_id,
@@ -94,7 +110,8 @@ def from_environment(environment: Mapping[str, str], *, pool: bool = False) -> S
         port=read.port(),
         log_level=read.log_level(),
         idle_timeout_s=read.seconds("IDLE_TIMEOUT_S"),
-        deployment_secret=read.secret("DEPLOYMENT_SECRET_FILE"),
+        deployment_secret=secret,
+        require_token=require_token,
         defaults=defaults,
     )
 
@@ -115,9 +132,9 @@ class _Reader:
 
     def flag(self, name: str) -> bool:
         text = self.given.get(name, "0")
-        if text not in {"0", "1"}:
-            raise SettingsError(f"{name}: must be 0 or 1, not {text!r}")
-        return text == "1"
+        if text not in _FLAGS:
+            raise SettingsError(f"{name}: must be one of {', '.join(_FLAGS)}, not {text!r}")
+        return _FLAGS[text]
 
     def matching(self, name: str, pattern: str, *, default: str) -> str:
         text = self.given.get(name, default)

@@ -12,6 +12,7 @@ from kato_gateway.api.routes import OwnRoutes, SessionRoutes, own_router, sessio
 from kato_gateway.dataplane.attempts import Limits
 from kato_gateway.dataplane.plane import DataPlane
 from kato_gateway.dataplane.proxy import Client
+from kato_gateway.domain.owners import NO_KEYS, KeyTable
 from kato_gateway.lifecycle import Lifecycle
 from kato_node.wire.web import BodyLimit, install_errors
 
@@ -23,12 +24,15 @@ forwarded to the session's node, which is woken if it sleeps.
 """
 
 
-def create_app(lifecycle: Lifecycle, client: Client, *, runtime: str, limits: Limits | None = None) -> FastAPI:
+def create_app(
+    lifecycle: Lifecycle, client: Client, *, runtime: str, limits: Limits | None = None, keys: KeyTable = NO_KEYS
+) -> FastAPI:
     """Build the application; nothing starts here.
 
     Args:
         client: for the way to the nodes, from `new_client`.
         runtime: its name, for /status.
+        keys: one of which every request needs; none: whoever reaches us on loopback may call.
     """
     app = FastAPI(
         title="KATO gateway",
@@ -39,13 +43,13 @@ def create_app(lifecycle: Lifecycle, client: Client, *, runtime: str, limits: Li
         swagger_ui_oauth2_redirect_url=None,
         swagger_ui_parameters={"docExpansion": "none"},
     )
-    sessions = SessionRoutes(lifecycle)
+    sessions = SessionRoutes(lifecycle, gives_tokens=bool(keys))
     app.include_router(sessions_router(sessions))
     app.include_router(own_router(OwnRoutes(lifecycle, version=app.version, runtime=runtime)))
     app.include_router(compat_router(sessions))
     app.openapi = with_forwarded(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     app.add_middleware(
-        DataPlane, resolver=lifecycle, usage=lifecycle.activity, client=client, limits=limits or Limits()
+        DataPlane, resolver=lifecycle, usage=lifecycle.activity, client=client, limits=limits or Limits(), keys=keys
     )
     app.add_middleware(BodyLimit, max_bytes=BODY_BYTES_MAX)
     install_errors(app, translate)

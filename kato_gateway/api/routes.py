@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, Query, Request, Response
+from fastapi.requests import HTTPConnection
 
 from kato_gateway.api import schemas
+from kato_gateway.dataplane.plane import OWNER
 from kato_gateway.domain.errors import InvalidSession, NodeNotFound
 from kato_gateway.domain.sessions import LIVE_STATUSES, Json, NodeRecord, SessionRecord
 from kato_gateway.lifecycle import TTL_S_MAX, CreateSession, Lifecycle
@@ -18,20 +20,33 @@ from kato_gateway.registry.base import SessionQuery
 from kato_node.wire.web import StrictRoute
 
 Wanted = Annotated[schemas.CreateSession | None, Body(examples=[schemas.CREATE_EXAMPLE])]
+
+
+def caller(connection: HTTPConnection) -> str | None:
+    """Return whose call this is, as `admit` found; None without keys."""
+    owner: str | None = connection.scope[OWNER]
+    return owner
+
+
+Owner = Annotated[str | None, Depends(caller)]
 Ttl = Annotated[float | None, Query(gt=0, le=TTL_S_MAX, allow_inf_nan=False)]
 
 
 class SessionRoutes:
     """Creates, shows, extends and ends sessions."""
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
+    def __init__(self, lifecycle: Lifecycle, *, gives_tokens: bool) -> None:
         self._lifecycle = lifecycle
+        self._gives_tokens = gives_tokens
 
-    async def create(self, request: Request, response: Response, body: Wanted = None) -> schemas.CreatedSession:
+    async def create(
+        self, request: Request, response: Response, owner: Owner, body: Wanted = None
+    ) -> schemas.CreatedSession:
         """Create a session, or find a live one of this id and user (200)."""
         wanted = body or schemas.CreateSession()
         created = await self._lifecycle.create(
             CreateSession(
+                owner=owner,
                 user_id=wanted.user_id,
                 session_id=wanted.session_id,
                 node_id=wanted.node_id,
@@ -43,32 +58,38 @@ class SessionRoutes:
         )
         response.status_code = 201 if created.created else 200
         config = created.record.effective_config
-        session = session_reply(created.record, created.node, config, authority=request.url.netloc)
+        session = self._reply(created.record, created.node, config, request)
         return schemas.CreatedSession(
             **session.model_dump(),
             start=created.start,
             timings_ms={step: round(ms, 3) for step, ms in created.timings_ms.items()},
         )
 
-    async def show(self, request: Request, session_id: str) -> schemas.Session:
+    async def show(self, request: Request, session_id: str, owner: Owner) -> schemas.Session:
         """Show a session; that is no call on it."""
-        return await self._shown(request, await self._lifecycle.get(session_id))
+        return await self._shown(request, await self._lifecycle.get(session_id, owner=owner))
 
-    async def extend(self, request: Request, session_id: str, ttl_seconds: Ttl = None) -> schemas.Session:
+    async def extend(self, request: Request, session_id: str, owner: Owner, ttl_seconds: Ttl = None) -> schemas.Session:
         """Let the session live `ttl_seconds` from now; without it, its present time to live again."""
-        return await self._shown(request, await self._lifecycle.extend(session_id, ttl_s=ttl_seconds))
+        return await self._shown(request, await self._lifecycle.extend(session_id, ttl_s=ttl_seconds, owner=owner))
 
-    async def end(self, session_id: str, purge: bool = False) -> schemas.DeletedSession:
+    async def end(self, session_id: str, owner: Owner, purge: bool = False) -> schemas.DeletedSession:
         """End a session, and its node if that serves nobody else. What its processor learned stays."""
         if purge:
             raise InvalidSession([("purge", "is not available yet; without it the learned patterns stay")])
-        ended = await self._lifecycle.end(session_id)
+        ended = await self._lifecycle.end(session_id, owner=owner)
         return schemas.DeletedSession(status="deleted", session_id=session_id, processor_id=ended.processor_id)
 
     async def _shown(self, request: Request, record: SessionRecord) -> schemas.Session:
         config = await self._lifecycle.effective_config(record.session_id)
         node = None if record.node_id is None else await self._node(record.node_id)
-        return session_reply(record, node, config, authority=request.url.netloc)
+        return self._reply(record, node, config, request)
+
+    def _reply(
+        self, record: SessionRecord, node: NodeRecord | None, config: Mapping[str, Json], request: Request
+    ) -> schemas.Session:
+        token = self._lifecycle.access_token(record) if self._gives_tokens else None
+        return session_reply(record, node, config, authority=request.url.netloc, token=token)
 
     async def _node(self, node_id: str) -> NodeRecord | None:
         try:
@@ -113,13 +134,19 @@ class OwnRoutes:
 
 
 def session_reply(
-    record: SessionRecord, node: NodeRecord | None, config: Mapping[str, Json], *, authority: str
+    record: SessionRecord,
+    node: NodeRecord | None,
+    config: Mapping[str, Json],
+    *,
+    authority: str,
+    token: str | None,
 ) -> schemas.Session:
     """Return the session as clients see it.
 
     Args:
         node: the one that has it open. config: effective.
         authority: how the client reached the gateway, host and port.
+        token: what the node takes for a call of this session, None where it asks for none.
     """
     external = None if node is None else node.external
     return schemas.Session(
@@ -139,6 +166,7 @@ def session_reply(
         last_activity_at=_moment(record.last_activity_at_s),
         session_config=dict(config),  # type: ignore[arg-type]  # JSON, read-only as the record has it
         metadata=dict(record.metadata),  # type: ignore[arg-type]  # as above
+        access_token=token,
     )
 
 

@@ -40,7 +40,9 @@ class Reply(BaseModel):
 class CreateSession(Request):
     """A session to create, or to find by its `session_id`; every field may be left out."""
 
-    user_id: str | None = Field(default=None, min_length=1, max_length=128)
+    user_id: str | None = Field(
+        default=None, min_length=1, max_length=128, description="a label; with API keys, the key's name if null"
+    )
     session_id: Annotated[Id, AfterValidator(_not_reserved)] | None = Field(
         default=None, description="generated if null; a live session of this id is returned"
     )
@@ -72,6 +74,9 @@ class Session(Reply):
     last_activity_at: AwareDatetime
     session_config: dict[str, JsonValue] = Field(description="effective; empty before a node had the session open")
     metadata: dict[str, JsonValue]
+    access_token: str | None = Field(
+        description="the Bearer token for calls on this session at external_url; null where none is needed"
+    )
 
 
 class CreatedSession(Session):

@@ -1,6 +1,7 @@
-"""Who is meant: one pure decision on a request's head, for HTTP and WebSocket alike.
+"""Who asks, and who is meant: one pure decision on a request's head, for HTTP and WebSocket alike.
 
-A request is forwarded when its path is an operation of a node, in one of these places:
+With keys every request needs one, but for a few that tell nobody anything; without keys only this machine is served. A
+request is forwarded when its path is an operation of a node, in one of these places:
 
     /sessions/{id}/OPERATION, /session/{id}/OPERATION, /v2/sessions/{id}/OPERATION
     /OPERATION, the session in X-Session-ID (on a WebSocket also in ?session_id=), else `default`
@@ -17,10 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs, quote_from_bytes, unquote_to_bytes
 
-from kato_gateway.domain.sessions import DEFAULT_SESSION
+from kato_gateway.domain.owners import DEFAULT_SESSION, KeyTable
 from kato_node.wire import headers
 from kato_node.wire.control import ID_PATTERN
 from kato_node.wire.operations import OPERATIONS, Operation
+from kato_node.wire.origins import foreign
+from kato_node.wire.tokens import bearer
 
 WEBSOCKET = "WEBSOCKET"
 """The method that stands for a WebSocket handshake."""
@@ -28,11 +31,15 @@ WEBSOCKET = "WEBSOCKET"
 NOT_AT_ROOT = frozenset({"/health", "/metrics", "/status"})
 """Operations that are the gateway's own at its root."""
 
+WITHOUT_KEY = frozenset({b"/health", b"/ready", b"/docs", b"/openapi.json"})
+"""Paths of the gateway's own that ask for no key: whether it serves, and what it could be asked."""
+
 _ID = re.compile(ID_PATTERN)
 _SESSION_ROOTS = (b"sessions", b"session")
 _SOCKET = [b"ws"]
 _SESSION_HEADER = headers.SESSION.encode("ascii")
 _KEY_HEADER = headers.IDEMPOTENCY_KEY.encode("ascii")
+_API_KEY_HEADER = headers.API_KEY.encode("ascii")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +67,7 @@ class Forward:
     """Forward to the node of this session.
 
     Attributes:
+        owner: whose call it is; None without keys.
         target: path and query at the node, percent-encoded as the client sent them.
         mutating: the call changes something, so that it needs a key to be repeated by.
         key: the client's own Idempotency-Key.
@@ -67,6 +75,7 @@ class Forward:
 
     session_id: str
     target: str
+    owner: str | None = None
     mutating: bool = False
     key: str | None = None
 
@@ -82,18 +91,23 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Own:
-    """The gateway answers this itself."""
+    """The gateway answers this itself, for this owner; None without keys, or where none is asked for."""
+
+    owner: str | None = None
 
 
 Decision = Forward | Refuse | Own
 
 
-def admit(head: Head) -> Decision:
-    """Decide who answers a request, from its head alone."""
+def admit(head: Head, keys: KeyTable) -> Decision:
+    """Decide who answers a request, from its head and the keys that are good here."""
+    owner = _owner(head, keys)
+    if isinstance(owner, Refuse):
+        return owner
     in_path, segments = _addressed(head.path)
     allowed, operation = _methods(segments, at_root=in_path is None)
     if not allowed:
-        return Own()
+        return Own(owner=owner)
     if head.method not in allowed:
         return _wrong_method(head.method, segments, allowed)
     session_id = _session(head, in_path)
@@ -101,10 +115,34 @@ def admit(head: Head) -> Decision:
         return session_id
     return Forward(
         session_id=session_id,
+        owner=owner,
         target=_target(segments, b"" if head.method == WEBSOCKET else head.query),
         mutating=operation is not None and operation.mutating,
         key=head.header(_KEY_HEADER),
     )
+
+
+def _owner(head: Head, keys: KeyTable) -> str | Refuse | None:
+    """Return whose call it is: the owner of its key, None where there are no keys, or none is asked for."""
+    if not keys:
+        wrong = foreign(head.headers)
+        return None if wrong is None else Refuse(code="FORBIDDEN", message=wrong)
+    if head.path in WITHOUT_KEY:
+        return None
+    key = _key(head)
+    if key is None:
+        return Refuse(code="UNAUTHENTICATED", message="Send `Authorization: Bearer KEY`, or `X-API-Key: KEY`.")
+    owner = keys.owner_of(key)
+    return Refuse(code="UNAUTHENTICATED", message="This key is not known here.") if owner is None else owner
+
+
+def _key(head: Head) -> bytes | None:
+    """Return the key that was sent, in the one header or the other."""
+    key = bearer(head.headers)
+    if key is not None:
+        return key
+    given = [value for name, value in head.headers if name == _API_KEY_HEADER]
+    return given[0] if len(given) == 1 else None
 
 
 def _addressed(path: bytes) -> tuple[bytes | None, list[bytes]]:

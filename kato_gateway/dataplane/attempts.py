@@ -38,8 +38,13 @@ class Limits:
 class Resolver(Protocol):
     """Who knows where sessions are; the lifecycle is one."""
 
-    async def resolve(self, session_id: str) -> Route:
-        """Return the session's route, waking or starting a node where there is none. Raises: GatewayError."""
+    async def resolve(self, session_id: str, *, owner: str | None = None) -> Route:
+        """Return the session's route, waking or starting a node where there is none.
+
+        Args:
+            owner: whose call it is; None without keys.
+        Raises: GatewayError; SessionNotFound also if the session is another owner's.
+        """
 
     async def lost(self, route: Route) -> None:
         """Hear that the node of this route was not reached, broke off or refused: verify it, and drop the route.
@@ -70,6 +75,7 @@ async def attempt(
     session_id: str,
     call: Callable[[Route], Awaitable[T]],
     *,
+    owner: str | None,
     limits: Limits,
     repeatable: Callable[[], bool],
     key: str | None = None,
@@ -88,7 +94,7 @@ async def attempt(
     try:
         async with asyncio.timeout(limits.answer_s):
             for number in range(limits.tries_max):
-                route = await resolver.resolve(session_id)
+                route = await resolver.resolve(session_id, owner=owner)
                 try:
                     return await call(route)
                 except NodeLost:

@@ -29,22 +29,25 @@ _SET_BY_GATEWAY = frozenset(
     name.encode("ascii")
     for name in (*headers.GATEWAY_OWN, headers.SESSION, headers.REQUEST_ID, headers.IDEMPOTENCY_KEY)
 ) | {b"host", b"content-length", b"expect"}
+# What opens the gateway is nothing that a node should ever see: it gets the session's own token instead.
+_CREDENTIALS = frozenset({b"authorization", headers.API_KEY.encode("ascii")})
 _HANDSHAKE_PREFIX = b"sec-websocket-"
 # Said anew by the gateway's own server and its middleware.
 _SET_BY_SERVER = frozenset({b"date", b"server", headers.REQUEST_ID.encode("ascii")})
 
 
 def request_headers(head: Head, route: Route, *, request_id: str, key: str | None) -> list[tuple[str, str]]:
-    """Return the headers for the node: the client's end-to-end ones, and whom the gateway means by this request."""
+    """Return the headers for the node: the client's end-to-end ones but for its key, and whom the gateway means."""
     own = [
         (headers.SESSION, route.session_id),
         (headers.PROCESSOR, route.processor_id),
         (headers.EPOCH, str(route.epoch)),
         (headers.REQUEST_ID, request_id),
+        ("authorization", f"Bearer {route.token}"),
     ]
     if key is not None:
         own.append((headers.IDEMPOTENCY_KEY, key))
-    dropped = _HOP_BY_HOP | _SET_BY_GATEWAY | _connection_options(head.headers)
+    dropped = _HOP_BY_HOP | _SET_BY_GATEWAY | _CREDENTIALS | _connection_options(head.headers)
     kept = (
         (name.decode("ascii"), value.decode("utf-8", "surrogateescape"))
         for name, value in head.headers

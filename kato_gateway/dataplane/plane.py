@@ -13,8 +13,12 @@ from kato_gateway.dataplane.attempts import Limits, Resolver, Usage
 from kato_gateway.dataplane.body import RequestBody
 from kato_gateway.dataplane.proxy import Answer, AnswerBroken, Call, Client, HttpProxy
 from kato_gateway.dataplane.websocket import WebSocketProxy
+from kato_gateway.domain.owners import KeyTable
 from kato_node.wire import logs
 from kato_node.wire.errors import ErrorReply
+
+OWNER = "kato.owner"
+"""Where the scope of a request that the gateway answers itself says whose it is; None without keys."""
 
 _log = logging.getLogger(__name__)
 
@@ -29,13 +33,16 @@ class Refused(Exception):
 
 
 class DataPlane:
-    """Forwards to nodes what `admit` admits; `app` answers the rest.
+    """Forwards to nodes what `admit` admits; `app` answers the rest, and is told whose call it is.
 
     Stands inside the layer that gives a request its id and turns errors into replies.
     """
 
-    def __init__(self, app: ASGIApp, *, resolver: Resolver, usage: Usage, client: Client, limits: Limits) -> None:
+    def __init__(
+        self, app: ASGIApp, *, resolver: Resolver, usage: Usage, client: Client, limits: Limits, keys: KeyTable
+    ) -> None:
         self._app = app
+        self._keys = keys
         self._limits = limits
         self._http = HttpProxy(resolver, usage, client, limits=limits)
         self._websocket = WebSocketProxy(resolver, usage, client, limits=limits)
@@ -46,9 +53,9 @@ class DataPlane:
             await self._app(scope, receive, send)
             return
         head = _head(scope)
-        decision = admit(head)
+        decision = admit(head, self._keys)
         if isinstance(decision, Own):
-            await self._app(scope, receive, send)
+            await self._app({**scope, OWNER: decision.owner}, receive, send)
         elif isinstance(decision, Refuse):
             raise Refused(decision)
         elif scope["type"] == "websocket":

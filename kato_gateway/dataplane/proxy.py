@@ -71,6 +71,7 @@ class HttpProxy:
             self._resolver,
             call.forward.session_id,
             lambda route: self._counted(call, route, key),
+            owner=call.forward.owner,
             limits=self._limits,
             repeatable=lambda: call.body.repeatable,
             key=key if call.forward.mutating else None,

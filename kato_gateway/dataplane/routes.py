@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from container_manager.spec import Address
 
@@ -15,6 +15,8 @@ class Route:
         processor_id, epoch: what the node must be bound to; it answers 421 to anything else.
         node_id: the node's own id, for life.
         address: where the gateway reaches it.
+        owner: whose session it is; None without keys.
+        token: the session's own, which proves a call to the node; in nothing that is printed.
     """
 
     session_id: str
@@ -22,6 +24,8 @@ class Route:
     epoch: int
     node_id: str
     address: Address
+    owner: str | None = None
+    token: str = field(default="", repr=False)
 
 
 class RouteTable:

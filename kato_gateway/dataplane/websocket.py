@@ -58,6 +58,7 @@ class WebSocketProxy:
             self._resolver,
             forward.session_id,
             lambda route: self._open(head, forward, route, request_id),
+            owner=forward.owner,
             limits=self._limits,
             repeatable=lambda: True,
         )

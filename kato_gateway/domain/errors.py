@@ -55,6 +55,12 @@ class Conflict(GatewayError):
     code = "CONFLICT"
 
 
+class Forbidden(GatewayError):
+    """What was named is somebody else's."""
+
+    code = "FORBIDDEN"
+
+
 class InvalidSession(GatewayError):
     """A field of the session asked for is not acceptable."""
 

@@ -1,7 +1,8 @@
 """The protocol that every registry obeys; tests/conformance holds each of them to it.
 
-A registry keeps documents under string ids: sessions, nodes, and leftovers. It decides nothing: a change names the
-document that it replaces and the one that comes after, and is made only if the first still stands (compare and set).
+A registry keeps documents under string ids: sessions, nodes, leftovers, and the owners of processors. It decides
+nothing: a change names the document that it replaces and the one that comes after, and is made only if the first still
+stands (compare and set).
 It locks nothing beyond one transaction, so several gateways may share one registry.
 """
 
@@ -47,7 +48,15 @@ class LeftoverChange:
     remember: bool
 
 
-Change: TypeAlias = SessionChange | NodeChange | LeftoverChange
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnerChange:
+    """Let the processor be this owner's, for good; not made if it is another's."""
+
+    processor_id: str
+    owner: str
+
+
+Change: TypeAlias = SessionChange | NodeChange | LeftoverChange | OwnerChange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +64,12 @@ class SessionQuery:
     """Which sessions: those that meet every condition given.
 
     Attributes:
+        owner: None: any, and none.
         node_id: the node that has it open, by the node's own id.
         expires_by_s, ended_by_s, created_by_s: that time or earlier, seconds since the epoch.
     """
 
+    owner: str | None = None
     user_id: str | None = None
     statuses: frozenset[SessionStatus] | None = None
     processor_id: str | None = None
@@ -80,8 +91,9 @@ class Registry(Protocol):
     async def apply(self, changes: Sequence[Change]) -> bool:
         """Make all changes durably, or none; return whether they were made.
 
-        They are not made if a `before` no longer stands, if a new document's id is taken, or if another node holds
-        the processor that a node is to hold. On RegistryUnavailable they may or may not have been made.
+        They are not made if a `before` no longer stands, if a new document's id is taken, if another node holds the
+        processor that a node is to hold, or another owner has the one that an owner is to have. On
+        RegistryUnavailable they may or may not have been made.
         """
 
     async def session(self, session_id: str) -> SessionRecord | None:
@@ -104,6 +116,9 @@ class Registry(Protocol):
 
     async def count_nodes(self) -> int:
         """Return how many nodes have not ended."""
+
+    async def owner(self, processor_id: str) -> str | None:
+        """Return whose the processor is, None if it is nobody's yet."""
 
     async def leftovers(self, processor_id: str) -> Sequence[Leftover]:
         """Return what the processor's store may still have of ended sessions, by session id."""

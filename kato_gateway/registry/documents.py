@@ -13,7 +13,7 @@ from typing import TypeAlias, cast
 
 from container_manager.spec import Address
 from kato_gateway.domain.sessions import EndReason, Json, NodeRecord, NodeState, SessionRecord, SessionStatus
-from kato_gateway.registry.base import Leftover, SessionQuery
+from kato_gateway.registry.base import Leftover, OwnerChange, SessionQuery
 
 Plain: TypeAlias = str | int | float | bool | None
 Document: TypeAlias = dict[str, Plain]
@@ -93,6 +93,11 @@ def leftover_of(document: Mapping[str, Plain]) -> Leftover:
     )
 
 
+def owner_document(change: OwnerChange) -> Document:
+    """Return a processor's owner as a document; its id is the processor's."""
+    return {"_id": change.processor_id, "owner": change.owner}
+
+
 def conditions(query: SessionQuery) -> tuple[tuple[str, str, tuple[Plain, ...]], ...]:
     """Return a query as conditions that must all hold: (field, one of `in` and `<=`, values).
 
@@ -100,7 +105,7 @@ def conditions(query: SessionQuery) -> tuple[tuple[str, str, tuple[Plain, ...]],
     """
     found: list[tuple[str, str, tuple[Plain, ...]]] = [
         (name, "in", (getattr(query, name),))
-        for name in ("user_id", "processor_id", "node_id")
+        for name in ("owner", "user_id", "processor_id", "node_id")
         if getattr(query, name) is not None
     ]
     if query.statuses is not None:

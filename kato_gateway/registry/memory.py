@@ -11,6 +11,7 @@ from kato_gateway.registry.base import (
     Change,
     Leftover,
     LeftoverChange,
+    OwnerChange,
     SessionChange,
     SessionQuery,
 )
@@ -22,6 +23,7 @@ from kato_gateway.registry.documents import (
     leftover_of,
     node_document,
     node_record,
+    owner_document,
     session_document,
     session_record,
 )
@@ -40,6 +42,7 @@ class MemoryTables:
     sessions: Table = field(default_factory=dict)
     nodes: Table = field(default_factory=dict)
     leftovers: Table = field(default_factory=dict)
+    owners: Table = field(default_factory=dict)
 
 
 class MemoryRegistry:
@@ -55,6 +58,7 @@ class MemoryRegistry:
         self._sessions = tables.sessions
         self._nodes = tables.nodes
         self._leftovers = tables.leftovers
+        self._owners = tables.owners
 
     async def open(self) -> None:
         """Do nothing: there is nothing to connect to."""
@@ -100,6 +104,11 @@ class MemoryRegistry:
         ended = NodeState.ENDED.value
         return await self._call("count_nodes", lambda: sum(node["state"] != ended for node in self._nodes.values()))
 
+    async def owner(self, processor_id: str) -> str | None:
+        """See Registry."""
+        found = await self._call("owner", lambda: self._owners.get(processor_id))
+        return str(found["owner"]) if found else None
+
     async def leftovers(self, processor_id: str) -> Sequence[Leftover]:
         """See Registry."""
         found = await self._call(
@@ -133,6 +142,9 @@ class MemoryRegistry:
         if isinstance(change, LeftoverChange):
             document = leftover_document(change.leftover)
             return self._leftovers, str(document["_id"]), None, document if change.remember else None
+        if isinstance(change, OwnerChange):
+            document = owner_document(change)
+            return self._owners, str(document["_id"]), document, document
         before: Document | None
         after: Document | None
         if isinstance(change, SessionChange):
@@ -167,6 +179,8 @@ class MemoryRegistry:
 def _stands(stored: Document | None, expected: Document | None, change: Change) -> bool:
     if isinstance(change, LeftoverChange):
         return True
+    if isinstance(change, OwnerChange):
+        return stored in (None, expected)
     if stored is None or expected is None:
         return stored is None and expected is None
     return all(stored.get(name) == expected.get(name) for name in ("incarnation", "version"))

@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import TypeAlias, TypeVar, cast
 
 from kato_gateway.domain.errors import RegistryUnavailable
-from kato_gateway.domain.sessions import HOLDING_STATES, NodeRecord, NodeState, SessionRecord
-from kato_gateway.registry.base import Change, Leftover, LeftoverChange, NodeChange, SessionChange, SessionQuery
+from kato_gateway.domain.sessions import NodeRecord, NodeState, SessionRecord
+from kato_gateway.registry.base import (
+    Change,
+    Leftover,
+    LeftoverChange,
+    NodeChange,
+    OwnerChange,
+    SessionChange,
+    SessionQuery,
+)
 from kato_gateway.registry.documents import (
     Document,
     Plain,
@@ -24,9 +32,11 @@ from kato_gateway.registry.documents import (
     leftover_of,
     node_document,
     node_record,
+    owner_document,
     session_document,
     session_record,
 )
+from kato_gateway.registry.schema import COLUMNS, HOLDING, UnknownSchema, brought_up
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[sqlite3.Connection], object]
@@ -35,45 +45,6 @@ BUSY_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 15.0
 GROUP_MAX = 256
 
-_HOLDING = ", ".join(sorted(f"'{state.value}'" for state in HOLDING_STATES))
-
-# Columns are what is compared, searched or sorted by; the document has the whole.
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS sessions (
-    _id TEXT PRIMARY KEY, incarnation TEXT NOT NULL, version INTEGER NOT NULL, status TEXT NOT NULL, user_id TEXT,
-    processor_id TEXT NOT NULL, node_id TEXT, expires_at_s REAL, ended_at_s REAL, created_at_s REAL NOT NULL,
-    document TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS sessions_by_status ON sessions (status);
-CREATE INDEX IF NOT EXISTS sessions_by_processor ON sessions (processor_id);
-CREATE INDEX IF NOT EXISTS sessions_by_user ON sessions (user_id) WHERE user_id IS NOT NULL;
-CREATE INDEX IF NOT EXISTS sessions_by_node ON sessions (node_id) WHERE node_id IS NOT NULL;
-CREATE INDEX IF NOT EXISTS sessions_by_expiry ON sessions (expires_at_s) WHERE expires_at_s IS NOT NULL;
-CREATE INDEX IF NOT EXISTS sessions_by_end ON sessions (ended_at_s) WHERE ended_at_s IS NOT NULL;
-CREATE TABLE IF NOT EXISTS nodes (
-    _id TEXT PRIMARY KEY, version INTEGER NOT NULL, state TEXT NOT NULL, processor_id TEXT,
-    document TEXT NOT NULL) WITHOUT ROWID;
-CREATE UNIQUE INDEX IF NOT EXISTS one_node_holds_a_processor ON nodes (processor_id) WHERE state IN ({_HOLDING});
-CREATE TABLE IF NOT EXISTS leftovers (
-    _id TEXT PRIMARY KEY, processor_id TEXT NOT NULL, document TEXT NOT NULL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS leftovers_by_processor ON leftovers (processor_id);
-"""
-
-_COLUMNS = {
-    "sessions": (
-        "_id",
-        "incarnation",
-        "version",
-        "status",
-        "user_id",
-        "processor_id",
-        "node_id",
-        "expires_at_s",
-        "ended_at_s",
-        "created_at_s",
-    ),
-    "nodes": ("_id", "version", "state", "processor_id"),
-    "leftovers": ("_id", "processor_id"),
-}
 _COMPARED = {"sessions": ("_id", "incarnation", "version"), "nodes": ("_id", "version")}
 
 
@@ -162,7 +133,7 @@ class SqliteRegistry:
     async def node_of(self, processor_id: str) -> NodeRecord | None:
         """See Registry."""
         found = await self._documents(
-            f"SELECT document FROM nodes WHERE processor_id = ? AND state IN ({_HOLDING})",  # noqa: S608 - our states
+            f"SELECT document FROM nodes WHERE processor_id = ? AND state IN ({HOLDING})",  # noqa: S608 - our states
             (processor_id,),
         )
         return node_record(found[0]) if found else None
@@ -174,6 +145,11 @@ class SqliteRegistry:
     async def count_nodes(self) -> int:
         """See Registry."""
         return await self._count("SELECT count(*) FROM nodes WHERE state != ?", (NodeState.ENDED.value,))
+
+    async def owner(self, processor_id: str) -> str | None:
+        """See Registry."""
+        found = await self._documents("SELECT document FROM owners WHERE _id = ?", (processor_id,))
+        return str(found[0]["owner"]) if found else None
 
     async def leftovers(self, processor_id: str) -> Sequence[Leftover]:
         """See Registry."""
@@ -206,7 +182,7 @@ class SqliteRegistry:
     def _run(self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[object]) -> None:
         try:
             connection = _connect(self._path)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnknownSchema) as error:
             loop.call_soon_threadsafe(_settle, opened, self._unavailable(error))
             return
         loop.call_soon_threadsafe(_settle, opened, None)
@@ -242,7 +218,9 @@ class SqliteRegistry:
             return [self._unavailable(error) for _ in group]
         return outcomes
 
-    def _unavailable(self, error: sqlite3.Error) -> RegistryUnavailable:
+    def _unavailable(self, error: sqlite3.Error | UnknownSchema) -> RegistryUnavailable:
+        if isinstance(error, UnknownSchema):
+            return RegistryUnavailable(f"{self._path}: {error}")
         return RegistryUnavailable(f"{self._path}: {error}. Check the disk and the file's permissions.")
 
 
@@ -251,8 +229,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.executescript(_SCHEMA)
-    except sqlite3.Error:
+        brought_up(connection)
+    except (sqlite3.Error, UnknownSchema):
         connection.close()
         raise
     return connection
@@ -292,6 +270,9 @@ def _step(change: Change) -> tuple[str, tuple[Plain, ...]]:
             statement, values = _insert("leftovers", document)
             return statement.replace("INSERT", "INSERT OR IGNORE", 1), values
         return "DELETE FROM leftovers WHERE _id = ?", (document["_id"],)
+    if isinstance(change, OwnerChange):
+        statement, values = _insert("owners", owner_document(change))
+        return f"{statement} ON CONFLICT (_id) DO UPDATE SET owner = owner WHERE owner = excluded.owner", values
     table, before, after = _documents_of(change)
     if before is None:
         return _insert(table, after or {})
@@ -299,7 +280,7 @@ def _step(change: Change) -> tuple[str, tuple[Plain, ...]]:
     expected = tuple(before[name] for name in _COMPARED[table])
     if after is None:
         return f"DELETE FROM {table} WHERE {compared}", expected  # noqa: S608 - our own names
-    columns = _COLUMNS[table]
+    columns = COLUMNS[table]
     assigned = ", ".join(f"{name} = ?" for name in (*columns, "document"))
     return f"UPDATE {table} SET {assigned} WHERE {compared}", (*_row(table, after), *expected)  # noqa: S608
 
@@ -319,13 +300,13 @@ def _documents_of(change: SessionChange | NodeChange) -> tuple[str, Document | N
 
 
 def _insert(table: str, document: Document) -> tuple[str, tuple[Plain, ...]]:
-    columns = (*_COLUMNS[table], "document")
+    columns = (*COLUMNS[table], "document")
     places = ", ".join("?" * len(columns))
     return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", _row(table, document)  # noqa: S608
 
 
 def _row(table: str, document: Document) -> tuple[Plain, ...]:
-    return (*(document[name] for name in _COLUMNS[table]), json.dumps(document, separators=(",", ":")))
+    return (*(document[name] for name in COLUMNS[table]), json.dumps(document, separators=(",", ":")))
 
 
 def _where(query: SessionQuery) -> tuple[str, tuple[Plain, ...]]:

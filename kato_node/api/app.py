@@ -10,6 +10,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import kato_node
+from kato_node.api.access import Guardable, LoopbackOnly, guard
 from kato_node.api.control import control_routes, is_control
 from kato_node.api.errors import translate
 from kato_node.api.routes import operation_routes
@@ -42,12 +43,18 @@ def create_app(node: Node, settings: Settings) -> FastAPI:
     )
     documentation = list(app.router.routes)
     control = [] if secret is None else control_routes(node, secret)
+    operations: list[Guardable] = [*operation_routes(node), socket]
+    if settings.require_token:
+        assert secret is not None, "the settings see to it"
+        guard(operations, secret=secret, processor_id=lambda: node.service.processor_id)
     # In the order in which they are tried: the busiest first.
-    app.router.routes[:] = [*operation_routes(node), socket, *control, *documentation]
+    app.router.routes[:] = [*operations, *control, *documentation]
     described = partial(openapi.document, title=app.title, version=app.version, description=_DESCRIPTION)
     app.openapi = cache(described)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     app.add_middleware(BodyLimit, max_bytes=settings.body_bytes_max, silence_max_s=settings.body_silence_max_s)
     app.add_middleware(IdentityGate, node=node, secret=secret)
+    if settings.host_is_loopback and not settings.require_token:
+        app.add_middleware(LoopbackOnly)
     install_errors(app, translate, log_context=lambda: _log_context(node))
     return app
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from kato_node.api.calls import HANDLERS, Call, Handler, retry_key
 from kato_node.node import Node
@@ -18,7 +18,7 @@ from kato_node.wire.web import json_response
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def operation_routes(node: Node) -> list[BaseRoute]:
+def operation_routes(node: Node) -> list[Route]:
     """Return a route for each path of each operation. Plain routes: OpenAPI is made from the table they come from."""
     return [
         Route(path, _endpoint(node, operation), methods=operation.methods, name=operation.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 SESSION = "x-session-id"
 REQUEST_ID = "x-request-id"
 IDEMPOTENCY_KEY = "idempotency-key"
+API_KEY = "x-api-key"
 
 # Whom a forwarded request means (architecture.md, decision 6). Set by the gateway; a client's own copies are stripped.
 PROCESSOR = "x-kato-processor"

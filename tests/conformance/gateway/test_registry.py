@@ -33,6 +33,7 @@ from kato_gateway.registry.base import (
     Leftover,
     LeftoverChange,
     NodeChange,
+    OwnerChange,
     Registry,
     SessionChange,
     SessionQuery,
@@ -42,10 +43,18 @@ from tests.conformance.gateway.conftest import Another
 HERE = Address(host="127.0.0.1", port=20_000)
 
 
-def session(session_id: str, *, at_s: float = 1.0, user_id: str | None = None, on: str | None = None) -> SessionRecord:
+def session(
+    session_id: str, *, at_s: float = 1.0, user_id: str | None = None, on: str | None = None, owner: str | None = None
+) -> SessionRecord:
     """Return a session of processor `p`, or of `on`."""
     return new_session(
-        session_id, incarnation=f"{session_id}-1", at_s=at_s, ttl_s=60.0, processor_id=on or "p", user_id=user_id
+        session_id,
+        incarnation=f"{session_id}-1",
+        at_s=at_s,
+        ttl_s=60.0,
+        processor_id=on or "p",
+        owner=owner,
+        user_id=user_id,
     )
 
 
@@ -80,7 +89,7 @@ async def test_a_session_comes_back_as_it_was(registry: Registry) -> None:
     """Every field survives, whatever the client's own values hold."""
     free: Mapping[str, Json] = {"$a.b": [1, 2.5, None, {"ключ\x00": "\ud800"}], "": True, "big": 2**70}
     record = replace(
-        session("s:1@x+y", user_id="ann"),
+        session("s:1@x+y", user_id="ann", owner="acme"),
         config={"recall_threshold": 0.0, "vector_distance_max": None},
         effective_config={"persistence": 5},
         metadata=free,
@@ -264,6 +273,38 @@ async def test_leftovers_are_a_set(registry: Registry) -> None:
         assert await registry.apply([LeftoverChange(leftover=wanted[0], remember=False)])
     assert await registry.leftovers("p") == wanted[1:]
     assert await registry.leftovers("q") == [leftover("a", processor_id="q")]
+
+
+async def test_a_processor_is_its_first_owners_for_good(registry: Registry) -> None:
+    """The first owner has it, may say so again, and nobody else ever gets it, nor anything that depends on it."""
+    ann, bob = (OwnerChange(processor_id="p", owner=owner) for owner in ("ann", "bob"))
+    assert await registry.owner("p") is None
+    assert await registry.apply([ann])
+    assert await registry.apply([ann])
+    assert not await registry.apply([SessionChange(before=None, after=session("s")), bob])
+    assert not await registry.apply([bob, SessionChange(before=None, after=session("s"))])
+    assert await registry.session("s") is None
+    assert await registry.owner("p") == "ann"
+    assert await registry.apply([OwnerChange(processor_id="q", owner="bob")])
+    assert (await registry.owner("p"), await registry.owner("q")) == ("ann", "bob")
+
+
+async def test_of_two_owners_at_once_one_gets_the_processor(another: Another) -> None:
+    """Two gateways that give a processor away at the same time cannot both."""
+    registries = [await another(), await another()]
+    claims = [OwnerChange(processor_id="p", owner=name) for name in ("ann", "bob")]
+    made = await asyncio.gather(*(registry.apply([claim]) for registry, claim in zip(registries, claims, strict=True)))
+    assert sorted(made) == [False, True]
+    assert await registries[0].owner("p") == claims[made.index(True)].owner
+
+
+async def test_sessions_are_found_by_owner(registry: Registry) -> None:
+    """An owner's sessions are those created with that owner's key; asking for none in particular finds all."""
+    await add(registry, session("a", owner="ann"), session("b", owner="bob"), session("c"), session("d", owner="ann"))
+    assert await ids(registry, SessionQuery(owner="ann")) == ["a", "d"]
+    assert await ids(registry, SessionQuery(owner="ann", user_id="eve")) == []
+    assert await ids(registry, SessionQuery()) == ["a", "b", "c", "d"]
+    assert await registry.count_sessions(SessionQuery(owner="bob")) == 1
 
 
 async def test_documents_outlive_the_registry(another: Another) -> None:

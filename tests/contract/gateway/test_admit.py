@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from kato_gateway.dataplane.admit import NOT_AT_ROOT, WEBSOCKET, Decision, Forward, Head, Own, Refuse, admit
+from kato_gateway.dataplane.admit import (
+    NOT_AT_ROOT,
+    WEBSOCKET,
+    WITHOUT_KEY,
+    Decision,
+    Forward,
+    Head,
+    Own,
+    Refuse,
+    admit,
+)
+from kato_gateway.domain.owners import NO_KEYS, KeyTable, key_table
 from kato_node.wire.operations import OPERATIONS
 
 EVERY_PATH = [
@@ -15,11 +28,16 @@ EVERY_PATH = [
 ]
 
 
-def decide(method: str, target: str, **headers: str) -> Decision:
+ANN, BOB = "ann-has-the-first-key", "bob-has-the-second-key"
+KEYS = key_table([f"ann:{ANN}", f"bob:{BOB}"])
+
+
+def decide(method: str, target: str, *, keys: KeyTable = NO_KEYS, **headers: str) -> Decision:
     """Admit a request with these headers; `x_session_id` stands for X-Session-ID."""
     path, _, query = target.partition("?")
     named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
-    return admit(Head(method=method, path=path.encode("latin-1"), query=query.encode("latin-1"), headers=named))
+    head = Head(method=method, path=path.encode("latin-1"), query=query.encode("latin-1"), headers=named)
+    return admit(head, keys)
 
 
 @pytest.mark.parametrize("family", ["/sessions/s-1", "/session/s-1", "/v2/sessions/s-1"])
@@ -153,3 +171,74 @@ def test_the_clients_key_is_known() -> None:
     """The client's own Idempotency-Key is part of the decision."""
     decision = decide("POST", "/learn", idempotency_key="k-1")
     assert decision == Forward(session_id="default", target="/learn", mutating=True, key="k-1")
+
+
+EVERYWHERE = [
+    ("POST", "/sessions/s-1/observe"),
+    ("GET", "/stm"),
+    ("GET", "/sessions/s-1/observe"),
+    (WEBSOCKET, "/sessions/s-1/ws"),
+    (WEBSOCKET, "/ws"),
+    (WEBSOCKET, "/events"),
+    ("POST", "/sessions"),
+    ("GET", "/sessions/s-1"),
+    ("GET", "/status"),
+    ("GET", "/metrics"),
+    ("POST", "/health/"),
+    ("GET", "/%68ealth"),
+    ("GET", "/docs/x"),
+    ("GET", "/control/identity"),
+    ("GET", "/nowhere"),
+]
+
+
+@pytest.mark.parametrize(("method", "target"), EVERYWHERE)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": ANN},
+        {"authorization": f"Basic {ANN}"},
+        {"authorization": "Bearer "},
+        {"authorization": f"Bearer {ANN}x"},
+        {"authorization": f"Bearer {ANN[:-1]}"},
+        {"authorization": f"Bearer {ANN.upper()}"},
+        {"authorization": f"Bearer ann:{ANN}"},
+        {"authorization": "Bearer ann"},
+        {"x-api-key": ""},
+        {"x-api-key": f"Bearer {ANN}"},
+        {"authorization": "Bearer wrong", "x-api-key": ANN},
+        {"cookie": f"key={ANN}"},
+    ],
+)
+def test_with_keys_nothing_is_answered_without_one(method: str, target: str, headers: dict[str, str]) -> None:
+    """No key, a wrong one or one in the wrong place is UNAUTHENTICATED wherever it is sent, unknown routes included."""
+    decision = decide(method, target, keys=KEYS, **headers)
+    assert isinstance(decision, Refuse)
+    assert decision.code == "UNAUTHENTICATED"
+    assert ANN not in decision.message
+
+
+@pytest.mark.parametrize(("method", "target"), EVERYWHERE)
+@pytest.mark.parametrize("headers", [{"authorization": f"Bearer {BOB}"}, {"x-api-key": BOB}])
+def test_a_key_says_whose_call_it_is(method: str, target: str, headers: dict[str, str]) -> None:
+    """With a key, in either header, the decision is the one that it is without keys, for the key's owner."""
+    with_key, without = decide(method, target, keys=KEYS, **headers), decide(method, target)
+    assert with_key == (without if isinstance(without, Refuse) else replace(without, owner="bob"))
+
+
+@pytest.mark.parametrize("path", sorted(WITHOUT_KEY))
+def test_a_few_paths_ask_for_no_key(path: bytes) -> None:
+    """Whether the gateway serves, and what it could be asked, is told to everybody."""
+    assert decide("GET", path.decode(), keys=KEYS) == Own()
+
+
+@pytest.mark.parametrize(("method", "target"), EVERYWHERE)
+@pytest.mark.parametrize("headers", [{"host": "evil.example"}, {"host": "localhost", "origin": "https://evil.example"}])
+def test_without_keys_web_pages_of_elsewhere_are_refused(method: str, target: str, headers: dict[str, str]) -> None:
+    """A name that was made to point here, or a page of another site, is FORBIDDEN; with a key neither matters."""
+    decision = decide(method, target, keys=NO_KEYS, **headers)
+    assert isinstance(decision, Refuse)
+    assert decision.code == "FORBIDDEN"
+    allowed = decide(method, target, keys=KEYS, x_api_key=ANN, **headers)
+    assert getattr(allowed, "code", "") not in {"FORBIDDEN", "UNAUTHENTICATED"}

@@ -77,6 +77,14 @@ def test_loopback_is_served(host: str) -> None:
         ("GATEWAY_HOST", "::"),
         ("GATEWAY_HOST", "192.168.1.5"),
         ("GATEWAY_HOST", "example.com"),
+        ("API_KEYS", "alice"),
+        ("API_KEYS", "alice:too-short-secret"[:-8]),
+        ("API_KEYS", "alice:a secret with spaces in it"),
+        ("API_KEYS", ":a-secret-without-a-name"),
+        ("API_KEYS", "al/ice:a-secret-of-nobody"),
+        ("API_KEYS", "alice:the-same-secret-twice,bob:the-same-secret-twice"),
+        ("API_KEYS", "alice:the-same-secret-twice,"),
+        ("API_KEYS", ","),
         ("GATEWAY_PORT", "65536"),
         ("GATEWAY_PORT", "-1"),
         ("GATEWAY_PORT", "8000.0"),
@@ -93,8 +101,8 @@ def test_loopback_is_served(host: str) -> None:
         ("NODE_MEMORY_MAX", "1.5g"),
         ("NODE_CPUS_MAX", "0"),
         ("MONGO_URL", "mongodb://localhost"),
-        ("API_KEYS", "alice:secret"),
-        ("API_KEYS_FILE", "/keys"),
+        ("API_KEYS_FILE", "/no/such/file"),
+        ("API_KEYS_FILE", "/"),
         ("KATO_HOME", "~nobody-of-this-name/kato"),
         ("KATO_PORT", "8000"),
     ],
@@ -106,3 +114,51 @@ def test_what_cannot_be_used_is_named_in_one_line(name: str, value: str) -> None
     assert name in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert "secret" not in str(refusal.value)
+
+
+ANN, BOB, CAT = "ann-s-first-key-0", "ann-s-other-key-1", "bob-s-only-key-23"
+
+
+def test_keys_are_read_from_the_environment() -> None:
+    """API_KEYS holds name:key, comma separated; an owner may have several keys, to replace one by the next."""
+    keys = from_environment({"API_KEYS": f"ann:{ANN}, ann:{BOB},bob:{CAT}"}).keys
+    assert [keys.owner_of(key.encode()) for key in (ANN, BOB, CAT, "", "ann", ANN + "x")] == [
+        *("ann", "ann", "bob"),
+        *(None, None, None),
+    ]
+
+
+def test_keys_are_read_from_a_file(tmp_path: Path) -> None:
+    """API_KEYS_FILE holds one name:key a line; empty lines and those that begin with # do not count."""
+    path = tmp_path / "keys"
+    path.write_text(f"# who may\n\nann:{ANN}\n  # bob:{BOB}\nbob:{CAT}\n")
+    keys = from_environment({"API_KEYS_FILE": str(path)}).keys
+    assert [keys.owner_of(key.encode()) for key in (ANN, BOB, CAT)] == ["ann", None, "bob"]
+
+
+@pytest.mark.parametrize("text", ["", "# nobody\n", "ann\n", f"ann:{ANN}\nbob:{ANN}\n", f"ann:{ANN}\nключ\n"])
+def test_a_file_without_good_keys_stops_the_start(tmp_path: Path, text: str) -> None:
+    """A file that was named is meant to have keys: one that has none, or a bad one, opens nothing to anybody."""
+    path = tmp_path / "keys"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match="API_KEYS_FILE") as refusal:
+        from_environment({"API_KEYS_FILE": str(path)})
+    assert ANN not in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_keys_come_from_one_place() -> None:
+    """Both variables at once are refused: which of them was meant cannot be told."""
+    with pytest.raises(SettingsError, match="set one of them"):
+        from_environment({"API_KEYS": f"ann:{ANN}", "API_KEYS_FILE": "/keys"})
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "127.0.0.1"])
+def test_with_keys_any_address_may_be_served(host: str) -> None:
+    """Other machines may call once each call needs a key."""
+    assert from_environment({"GATEWAY_HOST": host, "API_KEYS": f"ann:{ANN}"}).host == host
+
+
+def test_settings_print_no_key() -> None:
+    """The settings hold no key to print: only its hash."""
+    assert ANN not in repr(from_environment({"API_KEYS": f"ann:{ANN}"}))

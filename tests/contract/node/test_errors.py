@@ -195,7 +195,7 @@ async def test_a_body_that_stops_arriving_is_given_up() -> None:
     settings = Settings(processor_id=PROCESSOR, body_silence_max_s=0.05)
     async with serving_node(settings=settings) as served:
         reader, writer = await asyncio.open_connection(*served.address)
-        writer.write(b'POST /observe HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"strings":')
+        writer.write(b'POST /observe HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"strings":')
         assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
         assert b"MALFORMED_JSON" in await reader.readuntil(b"}}")
         writer.close()
@@ -206,7 +206,7 @@ async def test_a_body_that_stops_arriving_is_given_up() -> None:
 async def test_a_caller_that_leaves_disturbs_nobody(served: Served) -> None:
     """A connection that breaks off in the middle of a body leaves no trace and no error in the log."""
     writer = (await asyncio.open_connection(*served.address))[1]
-    writer.write(b'POST /observe HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"strings":')
+    writer.write(b'POST /observe HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"strings":')
     await writer.drain()
     writer.close()
     await writer.wait_closed()

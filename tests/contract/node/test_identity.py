@@ -54,7 +54,13 @@ async def assert_refused(served: Served, headers: dict[str, str]) -> None:
 async def test_the_refusal_does_not_wait_for_the_body(served: Served) -> None:
     """421 comes before a byte of the body has been sent."""
     reader, writer = await asyncio.open_connection(*served.address)
-    head = ["POST /observe HTTP/1.1", "Host: x", "X-Kato-Epoch: 7", "Content-Length: 1000000", "Expect: 100-continue"]
+    head = [
+        "POST /observe HTTP/1.1",
+        "Host: localhost",
+        "X-Kato-Epoch: 7",
+        "Content-Length: 1000000",
+        "Expect: 100-continue",
+    ]
     writer.write(("\r\n".join(head) + "\r\n\r\n").encode())
     assert (await reader.readline()).startswith(b"HTTP/1.1 421 ")
     writer.close()

@@ -168,7 +168,7 @@ async def test_a_drain_finishes_the_upload_in_flight(tmp_path: Path) -> None:
     async with running(tmp_path) as node:
         port = node.http.base_url.port
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(b"POST /observe HTTP/1.1\r\nHost: x\r\nContent-Length: 18\r\nExpect: 100-continue\r\n\r\n")
+        writer.write(b"POST /observe HTTP/1.1\r\nHost: localhost\r\nContent-Length: 18\r\nExpect: 100-continue\r\n\r\n")
         assert b"100" in await reader.readline()
         node.process.send_signal(signal.SIGTERM)
         await until(lambda: refuses(node.http))

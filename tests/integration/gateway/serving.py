@@ -176,7 +176,7 @@ class Places(Lifecycle):
     def __post_init__(self) -> None:
         self.activity = Activity(lambda: 0.0)
 
-    async def resolve(self, session_id: str) -> Route:
+    async def resolve(self, session_id: str, *, owner: str | None = None) -> Route:
         """Return the session's first place, at epoch 1, 2, … as places are lost."""
         if self.failure is not None:
             raise self.failure

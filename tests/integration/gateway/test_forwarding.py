@@ -71,7 +71,7 @@ async def test_nothing_is_added_that_the_client_did_not_say(client: aiohttp.Clie
     node = Node()
     async with serving(node) as at, gateway(Places({"default": [at]})) as front:
         reader, writer = await asyncio.open_connection(front.host, front.port)
-        writer.write(b"GET /stm HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        writer.write(b"GET /stm HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
         writer.close()
     [got] = node.received
@@ -81,6 +81,7 @@ async def test_nothing_is_added_that_the_client_did_not_say(client: aiohttp.Clie
         "x-kato-processor",
         "x-kato-epoch",
         "x-request-id",
+        "authorization",
     }
 
 

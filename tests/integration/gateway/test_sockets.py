@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from tests.integration.gateway.serving import Node, Places, gateway, nowhere, serving, talking
 
 HANDSHAKE = (
-    b"GET /sessions/s/ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"GET /sessions/s/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
 )
 

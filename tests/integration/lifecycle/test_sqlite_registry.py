@@ -11,7 +11,7 @@ import pytest
 
 from kato_gateway.domain.errors import RegistryUnavailable
 from kato_gateway.domain.sessions import new_session
-from kato_gateway.registry.base import SessionChange
+from kato_gateway.registry.base import OwnerChange, SessionChange, SessionQuery
 from kato_gateway.registry.sqlite import SqliteRegistry
 
 RECORD = new_session("s", incarnation="1", at_s=1.0, ttl_s=60.0)
@@ -29,6 +29,64 @@ async def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, spoil: str)
     with pytest.raises(RegistryUnavailable):
         await registry.session("s")
     await registry.close()
+
+
+FIRST = """
+CREATE TABLE sessions (
+    _id TEXT PRIMARY KEY, incarnation TEXT NOT NULL, version INTEGER NOT NULL, status TEXT NOT NULL, user_id TEXT,
+    processor_id TEXT NOT NULL, node_id TEXT, expires_at_s REAL, ended_at_s REAL, created_at_s REAL NOT NULL,
+    document TEXT NOT NULL) WITHOUT ROWID;
+INSERT INTO sessions VALUES ('s', '1', 1, 'creating', NULL, 's', NULL, 61.0, NULL, 1.0, '{"_id":"s","user_id":null,
+"processor_id":"s","incarnation":"1","created_at_s":1.0,"last_activity_at_s":1.0,"expires_at_s":61.0,"ttl_s":60.0,
+"sliding":true,"node_id":null,"ended_at_s":null,"version":1,"status":"creating","reason":null,"config":"{}",
+"effective_config":"{}","metadata":"{}"}');
+"""
+
+
+async def test_a_file_of_the_first_version_is_brought_up(tmp_path: Path) -> None:
+    """Its sessions are there, without an owner, and what is new can be written; opening it again changes nothing."""
+    with closing(sqlite3.connect(tmp_path / "gateway.sqlite")) as old:
+        old.executescript(FIRST)
+    for _ in range(2):
+        registry = SqliteRegistry(tmp_path / "gateway.sqlite")
+        await registry.open()
+        assert await registry.session("s") == RECORD
+        assert await registry.sessions(SessionQuery(owner="ann"), limit=9) == []
+        assert await registry.apply([OwnerChange(processor_id="s", owner="ann")])
+        await registry.close()
+
+
+async def test_two_gateways_bring_up_one_file(tmp_path: Path) -> None:
+    """Whichever comes first does it, and the other one finds it done."""
+    with closing(sqlite3.connect(tmp_path / "gateway.sqlite")) as old:
+        old.executescript(FIRST)
+    registries = [SqliteRegistry(tmp_path / "gateway.sqlite") for _ in range(3)]
+    await asyncio.gather(*(registry.open() for registry in registries))
+    assert [await registry.session("s") for registry in registries] == [RECORD] * 3
+    await asyncio.gather(*(registry.close() for registry in registries))
+
+
+async def test_a_file_that_cannot_be_brought_up_stays_as_it_was(tmp_path: Path) -> None:
+    """A failure on the way undoes all of it."""
+    with closing(sqlite3.connect(tmp_path / "gateway.sqlite")) as old:
+        old.executescript(FIRST)
+        old.execute("UPDATE sessions SET document = 'no JSON'")
+        old.commit()
+    before = (tmp_path / "gateway.sqlite").read_bytes()
+    with pytest.raises(RegistryUnavailable):
+        await SqliteRegistry(tmp_path / "gateway.sqlite").open()
+    with closing(sqlite3.connect(tmp_path / "gateway.sqlite")) as old:
+        assert old.execute("PRAGMA user_version").fetchone() == (0,)
+        assert "owner" not in {row[1] for row in old.execute("PRAGMA table_info(sessions)")}
+    assert len(before) == (tmp_path / "gateway.sqlite").stat().st_size
+
+
+async def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+    """Opening it is refused, and says what to do."""
+    with closing(sqlite3.connect(tmp_path / "gateway.sqlite")) as newer:
+        newer.execute("PRAGMA user_version = 99")
+    with pytest.raises(RegistryUnavailable, match="newer KATO"):
+        await SqliteRegistry(tmp_path / "gateway.sqlite").open()
 
 
 async def test_a_failed_transaction_fails_everybody_in_it_and_nobody_after(tmp_path: Path) -> None:

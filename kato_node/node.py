@@ -62,6 +62,7 @@ class BindSpec:
     session: Opening | None = None
     own_session: bool = False
     ended_sessions: tuple[str, ...] = ()
+    purge: bool = False
 
 
 class Node:
@@ -118,9 +119,23 @@ class Node:
         """The reading operations. Raises: WrongNode unless bound."""
         return self._bound().reads
 
+    @property
+    def idle_s(self) -> float:
+        """For how long there has been no operation, in seconds; 0 while there is one."""
+        return self._activity.idle_s()
+
+    @property
+    def memory_bytes(self) -> int:
+        """This process's resident memory; 0 where there is no /proc."""
+        return _resident_bytes()
+
     def activity(self) -> AbstractContextManager[None]:
         """Count one operation in flight: `with node.activity(): …`; not for pings, health or idle sockets."""
         return self._activity
+
+    async def purge(self) -> None:
+        """Delete every session and every pattern; see Processor. Raises: WrongNode unless bound."""
+        await self._bound().purge()
 
     def health(self, session_id: str | None = None) -> Reply:
         """Return {status, processor_id, uptime (s), stm_length, memory_usage (bytes)}, bound or not; asks nobody."""
@@ -153,7 +168,7 @@ class Node:
         try:
             processor = await self._take(spec)
             try:
-                view = await _prepare(processor.service, spec)
+                view = await _prepare(processor, spec)
             except BaseException:
                 await processor.stop()
                 raise
@@ -270,8 +285,11 @@ class _Activity(AbstractContextManager[None]):
         await self._quiet.wait()
 
 
-async def _prepare(service: ProcessorService, spec: BindSpec) -> SessionView | None:
-    """Delete the sessions that ended while no node was there, and open the first."""
+async def _prepare(processor: Processor, spec: BindSpec) -> SessionView | None:
+    """Delete what is to be deleted of the time when no node was there, and open the first session."""
+    service = processor.service
+    if spec.purge:
+        await processor.purge()
     for session_id in spec.ended_sessions:
         await service.close_session(session_id)
     if spec.session is None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from kato_node.domain.config import Config
 from kato_node.domain.limits import Limits
-from kato_node.domain.ltm import Ltm
+from kato_node.domain.ltm import CLEARED, Ltm
 from kato_node.ownership import Ownership
 from kato_node.predictor import Predictor
 from kato_node.reads import ProcessorReads
 from kato_node.service import ProcessorService
-from kato_node.sessions import Sessions
+from kato_node.sessions import DEFAULT_SESSION, Sessions
 from kato_node.store.base import Store
 from kato_node.turns import Turns
 from kato_node.writer import Writer, stored_ltm
@@ -46,6 +47,7 @@ class Processor:
         *,
         service: ProcessorService,
         reads: ProcessorReads,
+        sessions: Sessions,
         turns: Turns,
         predictor: Predictor,
         store: Store,
@@ -54,10 +56,20 @@ class Processor:
     ) -> None:
         self.service = service
         self.reads = reads
+        self._sessions = sessions
         self._turns = turns
         self._predictor = predictor
         self._store = store
         self._tasks = [asyncio.create_task(writer.run()), asyncio.create_task(ownership.watch())]
+
+    async def purge(self) -> None:
+        """Delete every session and every pattern. Idempotent: broken off, it can be made again.
+
+        Raises: as Writer.commit.
+        """
+        await asyncio.gather(*map(self.service.close_session, self._sessions.ids))
+        session = self._sessions.opening(DEFAULT_SESSION)
+        await self._turns.run(session, partial(self._turns.commit, session, None, edits=(lambda _ltm: CLEARED,)))
 
     async def stop(self) -> None:
         """Finish the calls that run, then let go of everything."""
@@ -106,7 +118,14 @@ async def take(store: Store, setup: Setup) -> Processor:
         started_s=setup.started_s,
     )
     return Processor(
-        service=service, reads=reads, turns=turns, predictor=predictor, store=store, writer=writer, ownership=ownership
+        service=service,
+        reads=reads,
+        sessions=sessions,
+        turns=turns,
+        predictor=predictor,
+        store=store,
+        writer=writer,
+        ownership=ownership,
     )
 
 

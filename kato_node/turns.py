@@ -102,12 +102,12 @@ class Turns:
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
-    async def commit(self, session: Session, after: SessionRecord | None) -> None:
-        """Commit the session's next record.
+    async def commit(self, session: Session, after: SessionRecord | None, *, edits: Sequence[Edit] = ()) -> None:
+        """Commit the session's next record, and these edits with it.
 
         Raises: as Writer.commit. If the outcome is unknown, the session is loaded again before its next turn.
         """
-        await self._write(session, lambda: after)
+        await self._write(session, lambda: after, edits=edits)
 
     async def close(self) -> None:
         """Take no more calls, and wait for those that run."""

@@ -15,7 +15,7 @@ from starlette.types import Scope
 from kato_node.node import BindSpec, Node, Opening
 from kato_node.service import SessionView
 from kato_node.wire import headers
-from kato_node.wire.control import BindReply, BindRequest, Identity, OpenSession, SessionInfo
+from kato_node.wire.control import BindReply, BindRequest, Identity, OpenSession, SessionInfo, SetConfig, Vitals
 from kato_node.wire.web import json_response, parsed
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -27,9 +27,12 @@ def control_routes(node: Node, secret: str) -> list[BaseRoute]:
     table: list[tuple[str, str, Endpoint]] = [
         ("POST", "/control/bind", control.bind),
         ("GET", "/control/identity", control.identity),
+        ("GET", "/control/vitals", control.vitals),
         ("POST", "/control/sessions", control.open_session),
         ("GET", "/control/sessions/{id}", control.session),
+        ("POST", "/control/sessions/{id}/config", control.configure),
         ("DELETE", "/control/sessions/{id}", control.close_session),
+        ("POST", "/control/purge", control.purge),
         ("POST", "/control/drain", control.drain),
     ]
     return [_SecretRoute(path, endpoint, method=method, secret=secret) for method, path, endpoint in table]
@@ -71,6 +74,7 @@ class _Control:
             session=None if wanted.session is None else _opening(wanted.session),
             own_session=wanted.own_session,
             ended_sessions=tuple(wanted.ended_sessions),
+            purge=wanted.purge,
         )
         view = await self._node.bind(spec)
         session = None if view is None else _info(view)
@@ -78,6 +82,10 @@ class _Control:
 
     async def identity(self, _request: Request) -> Response:
         return json_response(self._identity().model_dump())
+
+    async def vitals(self, _request: Request) -> Response:
+        vitals = Vitals(memory_bytes=self._node.memory_bytes, idle_s=self._node.idle_s)
+        return json_response(vitals.model_dump())
 
     async def open_session(self, request: Request) -> Response:
         wanted = parsed(OpenSession, await request.body())
@@ -89,6 +97,18 @@ class _Control:
 
     async def session(self, request: Request) -> Response:
         return json_response(_info(await self._node.reads.session(request.path_params["id"])).model_dump())
+
+    async def configure(self, request: Request) -> Response:
+        wanted = parsed(SetConfig, await request.body())
+        session_id = request.path_params["id"]
+        with self._node.activity():
+            await self._node.service.update_genes(session_id, wanted.config)
+            return json_response(_info(await self._node.reads.session(session_id)).model_dump())
+
+    async def purge(self, _request: Request) -> Response:
+        with self._node.activity():
+            await self._node.purge()
+        return json_response(self._identity().model_dump())
 
     async def close_session(self, request: Request) -> Response:
         with self._node.activity():

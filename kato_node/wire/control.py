@@ -2,9 +2,12 @@
 
     POST   /control/bind                  BindRequest -> BindReply; 409 CONFLICT if bound already
     GET    /control/identity              -> Identity
+    GET    /control/vitals                -> Vitals
     POST   /control/sessions              OpenSession -> SessionInfo (idempotent)
     GET    /control/sessions/{id}         -> SessionInfo
+    POST   /control/sessions/{id}/config  SetConfig -> SessionInfo (whole or not at all)
     DELETE /control/sessions/{id}         -> Identity (after the session's records are deleted; idempotent)
+    POST   /control/purge                 -> Identity (after every session and pattern is deleted; idempotent)
     POST   /control/drain                 -> Identity; the node finishes what it has, flushes and exits 0
 
 Without the secret each of them is an unknown route (404 NOT_FOUND).
@@ -49,11 +52,18 @@ class SessionInfo(Message):
     time: int
 
 
+class SetConfig(Message):
+    """Change these of the session's own config values."""
+
+    config: dict[str, JsonValue]
+
+
 class BindRequest(Message):
     """Bind an unbound node, once, to a processor and its first session.
 
     own_session: the processor is that session's own, so calls without X-Session-ID mean it; else they mean `default`.
     ended_sessions: sessions that ended while no node was bound; their records are deleted.
+    purge: everything the processor has is deleted before its first session is opened.
     idle_timeout_s: see IDLE_TIMEOUT_S; 0 is never.
     """
 
@@ -62,6 +72,7 @@ class BindRequest(Message):
     session: OpenSession | None = None
     own_session: bool = False
     ended_sessions: list[Id] = Field(default_factory=list)
+    purge: bool = False
 
 
 class Identity(Message):
@@ -72,6 +83,13 @@ class Identity(Message):
     processor_id: str | None = None
     epoch: int | None = None
     sessions: list[str] = Field(default_factory=list)
+
+
+class Vitals(Message):
+    """How a node is: resident memory, and for how long there has been no operation (0 while there is one)."""
+
+    memory_bytes: int
+    idle_s: float
 
 
 class BindReply(Message):

@@ -6,7 +6,7 @@ import pytest
 
 from kato_node.settings import Settings
 from kato_node.store.base import StoreUnavailable
-from kato_node.wire.control import BindReply, BindRequest, Identity, OpenSession, SessionInfo
+from kato_node.wire.control import BindReply, BindRequest, Identity, OpenSession, SessionInfo, Vitals
 from tests.contract.node.serving import PROCESSOR, SECRET, Served, error_of, serving_node
 
 KNOWN = {"X-Kato-Secret": SECRET}
@@ -16,6 +16,9 @@ ROUTES = [
     ("POST", "/control/sessions"),
     ("GET", "/control/sessions/s-1"),
     ("DELETE", "/control/sessions/s-1"),
+    ("POST", "/control/sessions/s-1/config"),
+    ("GET", "/control/vitals"),
+    ("POST", "/control/purge"),
     ("POST", "/control/drain"),
     ("PUT", "/control/bind"),
 ]
@@ -122,3 +125,55 @@ async def test_a_drain_ends_the_node(served: Served) -> None:
     assert Identity.model_validate_json(reply.content).state == "draining"
     await served.serving
     assert (served.node.stop_reason, served.node.stopped.is_set()) == ("drained", True)
+
+
+async def test_a_purge_leaves_nothing() -> None:
+    """POST /control/purge deletes every session and pattern, durably; the node goes on. Again is no error."""
+    async with serving_node(bound=False) as served:
+        await served.http.post("/control/bind", content=binding(), headers=KNOWN)
+        await served.http.post("/observe", json={"strings": ["a", "b"], "vectors": [[1.0, 2.0]]})
+        learned = (await served.http.post("/learn")).json()["pattern_name"]
+        for _ in range(2):
+            reply = await served.http.post("/control/purge", headers=KNOWN)
+            assert Identity.model_validate_json(reply.content).sessions == []
+        assert (await served.http.get(f"/pattern/{learned}")).status_code == 404
+        assert (await served.http.get("/stm")).status_code == 404
+        session = OpenSession(session_id="s-2", incarnation="i-2").model_dump_json()
+        await served.http.post("/control/sessions", content=session, headers=KNOWN)
+        other_dimension = {"vectors": [[1.0]], "strings": ["c"]}
+        reply = await served.http.post("/observe", json=other_dimension, headers={"X-Session-ID": "s-2"})
+        assert reply.status_code == 200
+
+
+async def test_a_bind_can_begin_with_a_purge() -> None:
+    """A node bound with `purge` finds nothing of what its processor had."""
+    async with serving_node(bound=False) as served:
+        await served.http.post("/control/bind", content=binding(), headers=KNOWN)
+        await served.http.post("/observe", json={"strings": ["a", "b"]})
+        learned = (await served.http.post("/learn")).json()["pattern_name"]
+        disk = served.disk
+    async with serving_node(disk=disk, bound=False) as served:
+        reply = await served.http.post("/control/bind", content=binding(purge=True), headers=KNOWN)
+        assert BindReply.model_validate_json(reply.content).identity.sessions == ["s-1"]
+        assert (await served.http.get("/stm")).json()["stm"] == []
+        assert (await served.http.get(f"/pattern/{learned}")).status_code == 404
+
+
+async def test_the_gateway_configures_a_session(served: Served) -> None:
+    """POST /control/sessions/{id}/config changes values whole or not at all, and answers the effective config."""
+    session = OpenSession(session_id="s-1", incarnation="i-1").model_dump_json()
+    await served.http.post("/control/sessions", content=session, headers=KNOWN)
+    path = "/control/sessions/s-1/config"
+    reply = await served.http.post(path, json={"config": {"recall_threshold": 0.7}}, headers=KNOWN)
+    assert SessionInfo.model_validate_json(reply.content).config["recall_threshold"] == 0.7
+    both = {"config": {"recall_threshold": 0.9, "persistence": 0}}
+    assert error_of(await served.http.post(path, json=both, headers=KNOWN))["code"] == "VALIDATION_ERROR"
+    reply = await served.http.get("/control/sessions/s-1", headers=KNOWN)
+    assert SessionInfo.model_validate_json(reply.content).config["recall_threshold"] == 0.7
+
+
+async def test_a_node_says_how_it_is(served: Served) -> None:
+    """GET /control/vitals has the node's resident memory and how long it has been idle."""
+    vitals = Vitals.model_validate_json((await served.http.get("/control/vitals", headers=KNOWN)).content)
+    assert vitals.memory_bytes > 2**20
+    assert vitals.idle_s >= 0

@@ -21,7 +21,9 @@ class Limits:
     Attributes:
         kept_bytes_max: of a request's body, and of a reply's: up to there a broken call is repeated from memory.
         answer_s: from the whole (or kept) request to the reply's head, nodes that had to be woken included.
-        silence_s: between two pieces of a streamed reply; and how long a WebSocket's node may be deaf.
+        silence_s: between two pieces of a streamed reply.
+        node_ping_s: between two pings to a WebSocket's node, which has half of it to answer.
+        owed_max: messages of one WebSocket that its node has not answered yet; of `kept_bytes_max` together.
         connect_s: to a node's port.
         tries_max: nodes tried for one call.
         pause_s: before the second try with a new node; it doubles with each further one.
@@ -30,6 +32,8 @@ class Limits:
     kept_bytes_max: int = 2**20
     answer_s: float = 60.0
     silence_s: float = 60.0
+    node_ping_s: float = 25.0
+    owed_max: int = 256
     connect_s: float = 5.0
     tries_max: int = 6
     pause_s: float = 0.05

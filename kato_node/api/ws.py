@@ -1,6 +1,7 @@
 """The operations over one WebSocket: messages in order, an error is an answer, and the socket stays open.
 
 A socket counts as activity only while one of its messages is served; pings, of the protocol or as messages, do not.
+One that this node closes with 1012 has been answered every message that was applied: the others may be repeated.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from kato_node.api.calls import HANDLERS, Call, retry_key
 from kato_node.node import Node
-from kato_node.wire import headers, strict_json
+from kato_node.wire import headers, messages, strict_json
 from kato_node.wire.errors import BodyTooLarge, ErrorReply, InvalidRequest
 from kato_node.wire.operations import MESSAGES, MessageType
 from kato_node.wire.strict_json import Json
@@ -72,7 +73,7 @@ class _Conversation:
         self._session_id = session_id
         self._message_bytes_max = message_bytes_max
         self._unsubscribe: Callable[[], None] | None = None
-        self._events: asyncio.Queue[dict[str, object]] = asyncio.Queue(_EVENTS_MAX)
+        self._events: asyncio.Queue[str] = asyncio.Queue(_EVENTS_MAX)
         self._sender: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -157,26 +158,25 @@ class _Conversation:
                     self._session_id, lambda name: self._learned({**facts, "pattern_name": name})
                 )
                 self._sender = asyncio.create_task(self._send_events())
-            await self._send("event", {"event": "subscribed", **facts}, frame.id)
+            await self._websocket.send_text(messages.event(messages.SUBSCRIBED, facts, frame.id))
 
     def _learned(self, facts: dict[str, object]) -> None:
         if not self._events.full():
-            self._events.put_nowait({"event": "pattern_learned", **facts})
+            self._events.put_nowait(messages.event(messages.NEWS, facts))
             return
         self._end()  # one that does not read what it asked for; it may connect again and catch up
         self._closing = asyncio.create_task(self._quietly(self._websocket.close(_TOO_SLOW, "events are not read")))
 
     async def _send_events(self) -> None:
         while True:
-            await self._quietly(self._send("event", await self._events.get(), None))
+            await self._quietly(self._websocket.send_text(await self._events.get()))
 
     async def _quietly(self, sending: Awaitable[None]) -> None:
         with suppress(WebSocketDisconnect, RuntimeError):  # closed meanwhile; `run` sees it too
             await sending
 
     async def _send(self, kind: str, data: object, frame_id: str | int | None) -> None:
-        message = {"type": kind, "data": data} if frame_id is None else {"type": kind, "data": data, "id": frame_id}
-        await self._websocket.send_text(strict_json.dumps(message).decode())
+        await self._websocket.send_text(messages.message(kind, data, frame_id))
 
 
 def _frame(body: dict[str, Json], frame_id: str | int | None) -> _Frame:

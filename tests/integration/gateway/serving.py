@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from container_manager.spec import Address
@@ -19,28 +18,9 @@ from kato_gateway.dataplane.proxy import new_client
 from kato_gateway.dataplane.routes import Route
 from kato_gateway.domain.errors import GatewayError, SessionNotFound
 from kato_gateway.lifecycle import Lifecycle
+from kato_node.wire.server import Heartbeat, Server, server_config
 
 QUICK = Limits(answer_s=5.0, silence_s=5.0, connect_s=2.0, pause_s=0.001)
-
-
-class Server(uvicorn.Server):
-    """A server that says when it serves, and leaves signals alone."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.serving = asyncio.Event()
-        self.ended = asyncio.Event()
-
-    async def main_loop(self) -> None:
-        """Say that it serves, and wait for the end."""
-        await self.on_tick(0)
-        self.serving.set()
-        await self.ended.wait()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals to the test's runner."""
-        yield
 
 
 def listening_socket() -> socket.socket:
@@ -52,27 +32,26 @@ def listening_socket() -> socket.socket:
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp) -> AsyncIterator[Address]:
-    """Serve an ASGI application over HTTP and WebSocket until the end of the block."""
+async def server(app: ASGIApp, heartbeat: Heartbeat | None = None) -> AsyncIterator[tuple[Address, Server]]:
+    """Serve an ASGI application over HTTP and WebSocket, as both services do, until the end of the block."""
     sock = listening_socket()
-    config = uvicorn.Config(
-        app,
-        lifespan="off",
-        log_config=None,
-        http="httptools",
-        ws="websockets-sansio",
-        ws_max_size=2**24,
-        proxy_headers=False,
-        timeout_graceful_shutdown=2,
-    )
-    server = Server(config)
-    task = asyncio.create_task(server.serve([sock]))
-    await server.serving.wait()
+    ready = asyncio.Event()
+    config = server_config(app, message_bytes_max=2**24, grace_s=2, heartbeat=heartbeat)
+    running = Server(config, on_serving=ready.set)
+    task = asyncio.create_task(running.serve([sock]))
+    await ready.wait()
     try:
-        yield Address(host="127.0.0.1", port=sock.getsockname()[1])
+        yield Address(host="127.0.0.1", port=sock.getsockname()[1]), running
     finally:
-        server.ended.set()
+        running.stop()
         await task
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp, heartbeat: Heartbeat | None = None) -> AsyncIterator[Address]:
+    """Serve an ASGI application; see `server`."""
+    async with server(app, heartbeat) as (address, _):
+        yield address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,9 +176,11 @@ class Places(Lifecycle):
 
 
 @asynccontextmanager
-async def gateway(lifecycle: Lifecycle, limits: Limits = QUICK) -> AsyncIterator[Address]:
+async def gateway(
+    lifecycle: Lifecycle, limits: Limits = QUICK, heartbeat: Heartbeat | None = None
+) -> AsyncIterator[Address]:
     """Serve the gateway's application."""
     async with new_client(limits) as client:
         app = create_app(lifecycle, client, runtime="none", limits=limits)
-        async with serving(app) as address:
+        async with serving(app, heartbeat) as address:
             yield address

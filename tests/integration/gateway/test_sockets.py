@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from tests.integration.gateway.serving import Node, Places, gateway, nowhere, serving, talking
+from tests.integration.gateway.serving import Node, Places, gateway, nowhere, serving
 
 HANDSHAKE = (
     b"GET /sessions/s/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -136,55 +136,16 @@ async def test_a_refused_socket_is_told_why(client: aiohttp.ClientSession, path:
         assert response.headers["X-Request-ID"]
 
 
-@pytest.mark.parametrize(("code", "seen"), [(1000, 1000), (1009, 1009), (4000, 4000), (1012, 1012)])
+@pytest.mark.parametrize(("code", "seen"), [(1000, 1000), (1009, 1009), (4000, 4000)])
 async def test_the_nodes_close_reaches_the_client(client: aiohttp.ClientSession, code: int, seen: int) -> None:
-    """The client's socket closes as the node's did; only 1012 says that the node went away."""
+    """The client's socket closes as the node's did."""
     async with serving(Echo()) as at:
         places = Places({"s": [at]})
         async with gateway(places) as front, client.ws_connect(f"{front.http_url}/sessions/s/ws") as socket:
             await socket.send_str(f"close {code}")
             message = await socket.receive()
             assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, seen)
-            if code == 1012:
-                await places.reported.wait()
-    assert len(places.lost_routes) == (code == 1012)
-
-
-async def test_a_lost_node_closes_with_1012(client: aiohttp.ClientSession) -> None:
-    """A node that is gone without a word closes the client's socket with 1012, and is reported."""
-    leave = asyncio.Event()
-
-    async def dies(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await relay(reader, writer)
-
-    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry the connection to a proper node, until told to drop it."""
-        inner_reader, inner_writer = await asyncio.open_connection(node.host, node.port)
-        copies = [asyncio.create_task(pump(reader, inner_writer)), asyncio.create_task(pump(inner_reader, writer))]
-        await leave.wait()
-        writer.transport.abort()
-        inner_writer.close()
-        await asyncio.wait(copies)
-
-    async with serving(Echo()) as node, talking(dies) as at:
-        places = Places({"s": [at]})
-        async with gateway(places) as front, client.ws_connect(f"{front.http_url}/sessions/s/ws") as socket:
-            await socket.send_str("a")
-            assert await socket.receive_str() == "a"
-            leave.set()
-            message = await socket.receive()
-            assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1012)
-    assert len(places.lost_routes) == 1
-
-
-async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy bytes until either end is gone."""
-    try:
-        while chunk := await reader.read(2**16):
-            writer.write(chunk)
-            await writer.drain()
-    except ConnectionError:
-        return
+    assert places.lost_routes == []
 
 
 async def test_a_client_that_vanishes_closes_the_nodes_socket(client: aiohttp.ClientSession) -> None:

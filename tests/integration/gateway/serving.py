@@ -17,6 +17,7 @@ from kato_gateway.dataplane.attempts import Limits
 from kato_gateway.dataplane.proxy import new_client
 from kato_gateway.dataplane.routes import Route
 from kato_gateway.domain.errors import GatewayError, SessionNotFound
+from kato_gateway.domain.owners import NO_KEYS, KeyTable
 from kato_gateway.lifecycle import Lifecycle
 from kato_node.wire.server import Heartbeat, Server, server_config
 
@@ -177,10 +178,10 @@ class Places(Lifecycle):
 
 @asynccontextmanager
 async def gateway(
-    lifecycle: Lifecycle, limits: Limits = QUICK, heartbeat: Heartbeat | None = None
+    lifecycle: Lifecycle, limits: Limits = QUICK, heartbeat: Heartbeat | None = None, keys: KeyTable = NO_KEYS
 ) -> AsyncIterator[Address]:
     """Serve the gateway's application."""
     async with new_client(limits) as client:
-        app = create_app(lifecycle, client, runtime="none", limits=limits)
+        app = create_app(lifecycle, client, runtime="none", limits=limits, keys=keys)
         async with serving(app, heartbeat) as address:
             yield address

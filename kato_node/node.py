@@ -16,11 +16,13 @@ from typing import Literal, TypeVar, cast
 from kato_node.domain.config import Config
 from kato_node.domain.limits import Limits
 from kato_node.errors import AlreadyBound, IllegalMove, WrongNode
+from kato_node.patterns import ProcessorPatterns
 from kato_node.processor import Processor, Setup, take
 from kato_node.reads import ProcessorReads
 from kato_node.replies import Reply
 from kato_node.service import ProcessorService, SessionView
 from kato_node.store.base import Store
+from kato_node.transfer import ProcessorTransfer
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +120,16 @@ class Node:
     def reads(self) -> ProcessorReads:
         """The reading operations. Raises: WrongNode unless bound."""
         return self._bound().reads
+
+    @property
+    def patterns(self) -> ProcessorPatterns:
+        """The operations on patterns themselves. Raises: WrongNode unless bound."""
+        return self._bound().patterns
+
+    @property
+    def transfer(self) -> ProcessorTransfer:
+        """Export and import. Raises: WrongNode unless bound."""
+        return self._bound().transfer
 
     @property
     def idle_s(self) -> float:

@@ -1,4 +1,4 @@
-"""The one worker thread of a node: predictions and vector neighbours, off the event loop."""
+"""The one worker thread of a node: predictions, vector neighbours and statistics, off the event loop."""
 
 from __future__ import annotations
 
@@ -51,6 +51,11 @@ class Predictor:
         copied = dict(learned)  # the LTM may change meanwhile
         async with self._turn:
             return await self._run(lambda: neighbors_of(vectors, copied, config=config))
+
+    async def worked_out(self, call: Callable[[], T]) -> T:
+        """Return what a function of values answers, worked out when it is its turn."""
+        async with self._turn:
+            return await self._run(call)
 
     def close(self) -> None:
         """Let go of the thread, after what it is doing."""

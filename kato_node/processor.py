@@ -11,11 +11,13 @@ from kato_node.domain.config import Config
 from kato_node.domain.limits import Limits
 from kato_node.domain.ltm import CLEARED, Ltm
 from kato_node.ownership import Ownership
+from kato_node.patterns import ProcessorPatterns
 from kato_node.predictor import Predictor
 from kato_node.reads import ProcessorReads
 from kato_node.service import ProcessorService
 from kato_node.sessions import DEFAULT_SESSION, Sessions
 from kato_node.store.base import Store
+from kato_node.transfer import ProcessorTransfer
 from kato_node.turns import Turns
 from kato_node.writer import Writer, stored_ltm
 
@@ -47,6 +49,8 @@ class Processor:
         *,
         service: ProcessorService,
         reads: ProcessorReads,
+        patterns: ProcessorPatterns,
+        transfer: ProcessorTransfer,
         sessions: Sessions,
         turns: Turns,
         predictor: Predictor,
@@ -56,6 +60,8 @@ class Processor:
     ) -> None:
         self.service = service
         self.reads = reads
+        self.patterns = patterns
+        self.transfer = transfer
         self._sessions = sessions
         self._turns = turns
         self._predictor = predictor
@@ -117,9 +123,12 @@ async def take(store: Store, setup: Setup) -> Processor:
         counters=turns.counters,
         started_s=setup.started_s,
     )
+    memory = _Memory(ltm=ltm, turns=turns, writer=writer, ownership=ownership, predictor=predictor)
     return Processor(
         service=service,
         reads=reads,
+        patterns=memory.patterns(record.processor_id, setup.limits),
+        transfer=memory.transfer(record.processor_id, setup.limits, sessions),
         sessions=sessions,
         turns=turns,
         predictor=predictor,
@@ -127,6 +136,40 @@ async def take(store: Store, setup: Setup) -> Processor:
         writer=writer,
         ownership=ownership,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Memory:
+    """What the operations on the memory as a whole work with."""
+
+    ltm: Ltm
+    turns: Turns
+    writer: Writer
+    ownership: Ownership
+    predictor: Predictor
+
+    def patterns(self, processor_id: str, limits: Limits) -> ProcessorPatterns:
+        return ProcessorPatterns(
+            processor_id=processor_id,
+            limits=limits,
+            ltm=self.ltm,
+            turns=self.turns,
+            writer=self.writer,
+            ownership=self.ownership,
+            predictor=self.predictor,
+        )
+
+    def transfer(self, processor_id: str, limits: Limits, sessions: Sessions) -> ProcessorTransfer:
+        return ProcessorTransfer(
+            processor_id=processor_id,
+            limits=limits,
+            ltm=self.ltm,
+            sessions=sessions,
+            turns=self.turns,
+            writer=self.writer,
+            ownership=self.ownership,
+            predictor=self.predictor,
+        )
 
 
 async def _ended(tasks: list[asyncio.Task[None]]) -> None:

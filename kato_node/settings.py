@@ -45,6 +45,7 @@ class Settings:
         require_token: whether every operation needs a session's token (wire.tokens).
         defaults: the configuration of a session that sets nothing itself.
         body_bytes_max, ws_message_bytes_max, limits: api.md, section 5.
+        line_bytes_max: of one line of an import, whose body has no limit.
         body_silence_max_s: a body of which nothing arrives for so long is given up.
         heartbeat: how peers of WebSockets that are gone are found out.
     """
@@ -65,6 +66,7 @@ class Settings:
     limits: Limits = LIMITS
     body_bytes_max: int = 16 * _MIB
     ws_message_bytes_max: int = _MIB
+    line_bytes_max: int = 64 * _MIB
     body_silence_max_s: float = 30.0
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
 

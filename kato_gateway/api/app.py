@@ -9,6 +9,7 @@ from kato_gateway.api.compat import compat_router
 from kato_gateway.api.errors import translate
 from kato_gateway.api.openapi import with_forwarded
 from kato_gateway.api.routes import OwnRoutes, SessionRoutes, own_router, sessions_router
+from kato_gateway.dataplane.admit import takes_lines
 from kato_gateway.dataplane.attempts import Limits
 from kato_gateway.dataplane.plane import DataPlane
 from kato_gateway.dataplane.proxy import Client
@@ -51,6 +52,10 @@ def create_app(
     app.add_middleware(
         DataPlane, resolver=lifecycle, usage=lifecycle.activity, client=client, limits=limits or Limits(), keys=keys
     )
-    app.add_middleware(BodyLimit, max_bytes=BODY_BYTES_MAX)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=BODY_BYTES_MAX,
+        exempt=lambda scope: takes_lines(scope["method"], scope["raw_path"]),
+    )
     install_errors(app, translate)
     return app

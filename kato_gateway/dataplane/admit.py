@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qs, quote_from_bytes, unquote_to_bytes
 
@@ -105,11 +105,12 @@ def admit(head: Head, keys: KeyTable) -> Decision:
     if isinstance(owner, Refuse):
         return owner
     in_path, segments = _addressed(head.path)
-    allowed, operation = _methods(segments, at_root=in_path is None)
+    allowed = _operations(segments, at_root=in_path is None)
     if not allowed:
         return Own(owner=owner)
     if head.method not in allowed:
-        return _wrong_method(head.method, segments, allowed)
+        return _wrong_method(head.method, segments, tuple(allowed))
+    operation = allowed[head.method]
     session_id = _session(head, in_path)
     if isinstance(session_id, Refuse):
         return session_id
@@ -155,16 +156,23 @@ def _addressed(path: bytes) -> tuple[bytes | None, list[bytes]]:
     return b"".join(segments[1:2]), segments[2:]
 
 
-def _methods(segments: Sequence[bytes], *, at_root: bool) -> tuple[tuple[str, ...], Operation | None]:
-    """Return the methods that a path takes, none if it is not forwarded, and its operation if it is not the socket."""
+def takes_lines(method: str, path: bytes) -> bool:
+    """Whether a request's body is read line by line at the node, and so may be of any length."""
+    in_path, segments = _addressed(path)
+    operation = _operations(segments, at_root=in_path is None).get(method)
+    return operation is not None and operation.lines
+
+
+def _operations(segments: Sequence[bytes], *, at_root: bool) -> Mapping[str, Operation | None]:
+    """Return what a path means, by method; None for the socket. Nothing if it is not forwarded."""
     if segments == _SOCKET:
-        return (WEBSOCKET,), None
-    operation = _EXACT.get(tuple(segments))
-    if operation is None and segments and segments[-1]:
-        operation = _WITH_PARAMETER.get(tuple(segments[:-1]))
-    if operation is None or (at_root and operation.paths[0] in NOT_AT_ROOT):
-        return (), None
-    return operation.methods, operation
+        return {WEBSOCKET: None}
+    found = _EXACT.get(tuple(segments))
+    if found is None and segments and segments[-1]:
+        found = _WITH_PARAMETER.get(tuple(segments[:-1]))
+    if found is None or (at_root and any(operation.paths[0] in NOT_AT_ROOT for operation in found.values())):
+        return {}
+    return found
 
 
 def _session(head: Head, in_path: bytes | None) -> str | Refuse:
@@ -197,14 +205,15 @@ def _wrong_method(method: str, segments: Sequence[bytes], allowed: Sequence[str]
     return Refuse(code="METHOD_NOT_ALLOWED", message=message, allow=tuple(allowed))
 
 
-def _by_segments(*, with_parameter: bool) -> dict[tuple[bytes, ...], Operation]:
-    """Return the operations by the segments of each of their paths; a parameter is the last segment, left out here."""
-    return {
-        tuple(segment.encode("ascii") for segment in path.split("/")[1:] if not segment.startswith("{")): operation
-        for operation in OPERATIONS
-        for path in operation.paths
-        if path.endswith("}") == with_parameter
-    }
+def _by_segments(*, with_parameter: bool) -> Mapping[tuple[bytes, ...], Mapping[str, Operation]]:
+    """Return the operations by the segments of their paths and by method; a last segment that varies is left out."""
+    table: dict[tuple[bytes, ...], dict[str, Operation]] = {}
+    for operation in OPERATIONS:
+        for path in operation.paths:
+            if path.endswith("}") == with_parameter:
+                fixed = (part.encode("ascii") for part in path.split("/")[1:] if not part.startswith("{"))
+                table.setdefault(tuple(fixed), {}).update(dict.fromkeys(operation.methods, operation))
+    return table
 
 
 _EXACT = _by_segments(with_parameter=False)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -20,7 +20,8 @@ class Limits:
 
     Attributes:
         kept_bytes_max: of a request's body, and of a reply's: up to there a broken call is repeated from memory.
-        answer_s: from the whole (or kept) request to the reply's head, nodes that had to be woken included.
+        answer_s: from the whole (or kept) request to the reply's head, nodes that had to be woken included; from each
+            piece of a streamed request anew.
         silence_s: between two pieces of a streamed reply.
         node_ping_s: between two pings to a WebSocket's node, which has half of it to answer.
         owed_max: messages of one WebSocket that its node has not answered yet; of `kept_bytes_max` together.
@@ -70,6 +71,28 @@ class Usage(Protocol):
         """Hear that a call of the session that had begun is over."""
 
 
+class Patience:
+    """How long a call is waited for: so long from its beginning, and so long again after each sign of progress."""
+
+    def __init__(self, answer_s: float) -> None:
+        self._answer_s = answer_s
+        self._timeout: asyncio.Timeout | None = None
+
+    @asynccontextmanager
+    async def lasting(self) -> AsyncIterator[None]:
+        """Give up what is in the block once patience ends. Raises: TimeoutError."""
+        try:
+            async with asyncio.timeout(self._answer_s) as self._timeout:
+                yield
+        finally:
+            self._timeout = None
+
+    def renew(self) -> None:
+        """Wait as long again; nothing if nobody waits."""
+        if self._timeout is not None and not self._timeout.expired():
+            self._timeout.reschedule(asyncio.get_running_loop().time() + self._answer_s)
+
+
 class NodeLost(Exception):
     """The node that a route named did not take the call, or broke off before it had answered."""
 
@@ -83,12 +106,14 @@ async def attempt(
     limits: Limits,
     repeatable: Callable[[], bool],
     key: str | None = None,
+    patience: Patience | None = None,
 ) -> T:
     """Make the call on the session's node; on NodeLost find the session a node again and repeat it.
 
     Args:
         repeatable: whether the call can be made once more, asked after each failure.
         key: what the client may repeat the call with, for the error's details.
+        patience: of `limits.answer_s`, for a call that shows progress.
     Raises: NodeFailed, NodeTimeout, what `resolve` and `lost` raise, and what `call` raises besides NodeLost. Each
         GatewayError names the key, since an earlier try may have been applied without an answer.
     """
@@ -96,7 +121,7 @@ async def attempt(
     again = "Repeat the call." if key is None else "Repeat it with the operation_id as Idempotency-Key."
     route: Route | None = None
     try:
-        async with asyncio.timeout(limits.answer_s):
+        async with (patience or Patience(limits.answer_s)).lasting():
             for number in range(limits.tries_max):
                 route = await resolver.resolve(session_id, owner=owner)
                 try:

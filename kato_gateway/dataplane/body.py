@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 
 class RequestBody:
-    """One request's body, read from its ASGI `receive`."""
+    """One request's body, read from its ASGI `receive`.
+
+    Attributes:
+        failure: what went wrong on the client's side.
+        on_progress: called for each piece that is streamed on.
+    """
 
     def __init__(self, receive: Receive, *, kept_bytes_max: int) -> None:
         self._receive = receive
@@ -19,6 +24,7 @@ class RequestBody:
         self._whole = False
         self._streamed = False
         self.failure: Exception | None = None
+        self.on_progress: Callable[[], None] = lambda: None
 
     @property
     def small(self) -> bool:
@@ -53,6 +59,7 @@ class RequestBody:
             except Exception as failure:
                 self.failure = failure
                 raise
+            self.on_progress()
             yield chunk
 
     async def _next(self) -> bytes:

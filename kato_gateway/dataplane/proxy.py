@@ -12,7 +12,7 @@ import aiohttp
 from yarl import URL
 
 from kato_gateway.dataplane.admit import Forward, Head
-from kato_gateway.dataplane.attempts import Limits, NodeLost, Resolver, Usage, attempt
+from kato_gateway.dataplane.attempts import Limits, NodeLost, Patience, Resolver, Usage, attempt
 from kato_gateway.dataplane.body import RequestBody
 from kato_gateway.dataplane.heads import reply_headers, request_headers
 from kato_gateway.dataplane.routes import Route
@@ -67,6 +67,8 @@ class HttpProxy:
         key = call.forward.key
         if key is None and call.forward.mutating:
             key = secrets.token_hex(16)
+        patience = Patience(self._limits.answer_s)
+        call.body.on_progress = patience.renew
         return await attempt(
             self._resolver,
             call.forward.session_id,
@@ -75,6 +77,7 @@ class HttpProxy:
             limits=self._limits,
             repeatable=lambda: call.body.repeatable,
             key=key if call.forward.mutating else None,
+            patience=patience,
         )
 
     async def _counted(self, call: Call, route: Route, key: str | None) -> Answer:

@@ -13,7 +13,7 @@ import kato_node
 from kato_node.api.access import Guardable, LoopbackOnly, guard
 from kato_node.api.control import control_routes, is_control
 from kato_node.api.errors import translate
-from kato_node.api.routes import operation_routes
+from kato_node.api.routes import operation_routes, takes_lines
 from kato_node.api.ws import websocket_route
 from kato_node.errors import WrongNode
 from kato_node.node import Node
@@ -43,7 +43,7 @@ def create_app(node: Node, settings: Settings) -> FastAPI:
     )
     documentation = list(app.router.routes)
     control = [] if secret is None else control_routes(node, secret)
-    operations: list[Guardable] = [*operation_routes(node), socket]
+    operations: list[Guardable] = [*operation_routes(node, line_bytes_max=settings.line_bytes_max), socket]
     if settings.require_token:
         assert secret is not None, "the settings see to it"
         guard(operations, secret=secret, processor_id=lambda: node.service.processor_id)
@@ -51,7 +51,12 @@ def create_app(node: Node, settings: Settings) -> FastAPI:
     app.router.routes[:] = [*operations, *control, *documentation]
     described = partial(openapi.document, title=app.title, version=app.version, description=_DESCRIPTION)
     app.openapi = cache(described)  # type: ignore[method-assign]  # FastAPI's own way to extend it
-    app.add_middleware(BodyLimit, max_bytes=settings.body_bytes_max, silence_max_s=settings.body_silence_max_s)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=settings.body_bytes_max,
+        exempt=takes_lines,
+        silence_max_s=settings.body_silence_max_s,
+    )
     app.add_middleware(IdentityGate, node=node, secret=secret)
     if settings.host_is_loopback and not settings.require_token:
         app.add_middleware(LoopbackOnly)

@@ -8,16 +8,19 @@ from collections.abc import Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from kato_node.domain.edit import validated_edit
 from kato_node.domain.observation import Observation
+from kato_node.patterns import ProcessorPatterns
 from kato_node.reads import ProcessorReads
 from kato_node.service import ProcessorService, Reply, RetryKey, SequenceRequest
-from kato_node.wire import strict_json
+from kato_node.wire import paging, strict_json
 from kato_node.wire.errors import InvalidRequest
 from kato_node.wire.operations import Operation
 from kato_node.wire.strict_json import Json
 
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _OBSERVATION = frozenset({"strings", "vectors", "emotives", "metadata", "unique_id"})
+_PATTERN = frozenset({"frequency", "emotives", "metadata"})
 _SEQUENCE_FLAGS = frozenset({"learn_after_each", "learn_at_end", "clear_stm_between"})
 
 
@@ -28,28 +31,31 @@ class Call:
     Attributes:
         session_id: None for the processor's own or default session.
         body: as decoded.
-        argument: the operation's parameter, from the path, the query or a message's payload.
+        arguments: the operation's parameters, from the path, the query or a message's payload.
     """
 
     service: ProcessorService
     reads: ProcessorReads
+    patterns: ProcessorPatterns
     session_id: str | None
     body: Json
-    argument: str | None = None
+    arguments: Mapping[str, str]
     retry: RetryKey | None = None
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Reply]]
 
 
-def retry_key(operation: Operation, key: str | None, body: Json, *, field: str) -> RetryKey | None:
+def retry_key(
+    operation: Operation, key: str | None, body: Json, arguments: Mapping[str, str], *, field: str
+) -> RetryKey | None:
     """Return what makes the call repeatable, None without a key. Raises: InvalidRequest, naming `field`."""
     if key is None or not operation.mutating:
         return None
     if not _KEY.fullmatch(key):
         raise InvalidRequest([(field, "must be 1 to 255 printable ASCII characters")])
-    body_hash = hashlib.sha256(operation.name.encode() + b"\0" + strict_json.canonical(body)).hexdigest()
-    return RetryKey(key=key, body_hash=body_hash)
+    meant = {"operation": operation.name, "arguments": arguments, "body": body}
+    return RetryKey(key=key, body_hash=hashlib.sha256(strict_json.canonical(meant)).hexdigest())
 
 
 async def _observe(call: Call) -> Reply:
@@ -101,7 +107,7 @@ async def _stm(call: Call) -> Reply:
 
 async def _predictions(call: Call) -> Reply:
     _known(call.body, frozenset())
-    return await call.reads.predictions(call.session_id, call.argument)
+    return await call.reads.predictions(call.session_id, call.arguments.get("unique_id"))
 
 
 async def _status(call: Call) -> Reply:
@@ -109,11 +115,35 @@ async def _status(call: Call) -> Reply:
 
 
 async def _pattern(call: Call) -> Reply:
-    return await call.reads.pattern(call.argument or "")
+    return await call.reads.pattern(call.arguments["id"])
+
+
+async def _update_pattern(call: Call) -> Reply:
+    edit = validated_edit(_known(call.body, _PATTERN), limits=call.service.limits)
+    return await call.patterns.update(call.session_id, call.arguments["id"], edit, retry=call.retry)
+
+
+async def _delete_pattern(call: Call) -> Reply:
+    return await call.patterns.delete(call.session_id, call.arguments["id"], retry=call.retry)
+
+
+async def _patterns(call: Call) -> Reply:
+    limit, after = paging.asked(call.arguments)
+    contains = call.arguments.get("contains")
+    page, following = await call.patterns.page(after=after, limit=limit, contains=contains)
+    return {**page, "next_cursor": None if following is None else paging.cursor(following)}
+
+
+async def _symbol_statistics(call: Call) -> Reply:
+    return await call.patterns.symbol_statistics()
+
+
+async def _symbol_affinities(call: Call) -> Reply:
+    return await call.patterns.symbol_affinities()
 
 
 async def _gene(call: Call) -> Reply:
-    return await call.reads.gene(call.session_id, call.argument or "")
+    return await call.reads.gene(call.session_id, call.arguments["name"])
 
 
 async def _genes(call: Call) -> Reply:
@@ -128,7 +158,8 @@ async def _cognition_data(call: Call) -> Reply:
     return await call.reads.cognition_data(call.session_id)
 
 
-# By the operation's name. /health is not here: it asks neither session nor store, and is no activity.
+# By the operation's name. Not here are those whose replies, or bodies, are not one JSON value; and /health, which asks
+# neither session nor store, and is no activity.
 HANDLERS: Mapping[str, Handler] = {
     "observe": _observe,
     "observe_sequence": _observe_sequence,
@@ -137,6 +168,11 @@ HANDLERS: Mapping[str, Handler] = {
     "predictions": _predictions,
     "status": _status,
     "pattern": _pattern,
+    "update_pattern": _update_pattern,
+    "delete_pattern": _delete_pattern,
+    "patterns": _patterns,
+    "symbol_statistics": _symbol_statistics,
+    "symbol_affinities": _symbol_affinities,
     "update_genes": _update_genes,
     "gene": _gene,
     "genes": _genes,

@@ -136,14 +136,15 @@ class _Conversation:
     async def _operate(self, frame: _Frame, message: MessageType) -> None:
         with self._node.activity():
             key = None if frame.id is None else str(frame.id)
-            body, argument = _parameter(frame.payload, message)
+            body, arguments = _parameters(frame.payload, message)
             call = Call(
                 service=self._node.service,
                 reads=self._node.reads,
+                patterns=self._node.patterns,
                 session_id=self._session_id,
                 body=body,
-                argument=argument,
-                retry=retry_key(message.operation, key, body, field="id"),
+                arguments=arguments,
+                retry=retry_key(message.operation, key, body, arguments, field="id"),
             )
             reply = await HANDLERS[message.operation.name](call)
             await self._send(message.reply, reply, frame.id)
@@ -200,12 +201,13 @@ def _id(body: dict[str, Json]) -> str | int | None:
     raise InvalidRequest([("id", "must be a string of 1 to 255 characters, or an integer")])
 
 
-def _parameter(payload: Mapping[str, Json], message: MessageType) -> tuple[dict[str, Json], str | None]:
-    """Split the operation's parameter, which HTTP has in the path or the query, from the body."""
-    body = dict(payload)
-    for name in message.operation.parameters or ():
+def _parameters(payload: Mapping[str, Json], message: MessageType) -> tuple[dict[str, Json], dict[str, str]]:
+    """Split the operation's parameters, which HTTP has in the path or the query, from the body."""
+    body, arguments = dict(payload), {}
+    for name in message.operation.parameters:
         value = body.pop(name, None)
-        if value is not None and not isinstance(value, str):
+        if isinstance(value, str):
+            arguments[name] = value
+        elif value is not None:
             raise InvalidRequest([(name, "must be a string")])
-        return body, value
-    return body, None
+    return body, arguments

@@ -122,6 +122,15 @@ class BodyTooLarge(WireError):
         )
 
 
+class LineTooLong(WireError):
+    """A line of an import exceeds the limit."""
+
+    code = "BODY_TOO_LARGE"
+
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"The line is longer than {max_bytes} bytes.", {"line_bytes_max": max_bytes})
+
+
 class InvalidRequest(WireError):
     """The request is JSON, but not what the operation takes; each error names its field."""
 

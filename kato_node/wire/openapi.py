@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from pydantic.json_schema import models_json_schema
 
 from kato_node.wire import schemas
-from kato_node.wire.operations import OPERATIONS, Operation
+from kato_node.wire.operations import JSON, LINES, OPERATIONS, Operation, Parameter
 
 Schema = dict[str, object]
 _REF = "#/components/schemas/{model}"
@@ -61,8 +61,8 @@ def paths(
 def components(operations: Iterable[Operation] = OPERATIONS) -> dict[str, Schema]:
     """Return the schemas that `paths` refers to, by name."""
     chosen = list(operations)
-    requests = [operation.request for operation in chosen if operation.request is not None]
-    replies = [operation.reply for operation in chosen]
+    requests = [operation.request for operation in chosen if operation.request is not None and not operation.lines]
+    replies = [operation.reply for operation in chosen if JSON in operation.reply_media]
     models: list[type[schemas.Request | schemas.Reply]] = [*requests, *replies, schemas.Error]
     wanted = [(model, "validation" if issubclass(model, schemas.Request) else "serialization") for model in models]
     _, definitions = models_json_schema(dict.fromkeys(wanted), ref_template=_REF)  # type: ignore[arg-type]
@@ -82,6 +82,7 @@ def document(*, title: str, version: str, description: str) -> Schema:
 
 def _described(operation: Operation, path: str, method: str, parameters: Sequence[Schema], tag: str) -> Schema:
     alias = not path.endswith(operation.paths[0])
+    done: Schema = {"description": "Done", "content": _reply(operation)}
     described: Schema = {
         "tags": [tag],
         "summary": operation.summary,
@@ -89,33 +90,47 @@ def _described(operation: Operation, path: str, method: str, parameters: Sequenc
         "parameters": [
             *(parameters if operation.by_session else ()),
             *([RETRY_PARAMETER] if operation.mutating else ()),
-            *(_parameter(name, path, *said) for name, said in (operation.parameters or {}).items()),
+            *(_parameter(name, path, said) for name, said in operation.parameters.items()),
         ],
         "responses": {
-            "200": {"description": "Done", "content": _json(operation.reply)},
-            "default": {"description": "Any error", "content": _json(schemas.Error)},
+            "200": done,
+            **({"201": {**done, "description": "Made"}} if operation.creating else {}),
+            "default": {"description": "Any error", "content": {JSON: _schema(schemas.Error)}},
         },
     }
     if alias:
         described |= {"deprecated": True, "description": f"The same as {operation.paths[0]}."}
     if operation.request is not None:
-        body = _json(operation.request, operation.example)
-        described["requestBody"] = {"required": True, "content": body}
+        described["requestBody"] = {"required": True, "content": _request(operation)}
     return described
 
 
-def _json(model: type[schemas.Request | schemas.Reply], example: Mapping[str, object] | None = None) -> Schema:
-    content: Schema = {"schema": {"$ref": _REF.format(model=model.__name__)}}
-    return {"application/json": content if example is None else {**content, "example": example}}
+def _request(operation: Operation) -> Schema:
+    assert operation.request is not None, "there is a body"
+    if operation.lines:
+        body: Schema = {"schema": {"type": "string", "description": operation.request.__doc__}}
+        return {LINES: {**body, "example": operation.example}}
+    return {JSON: {**_schema(operation.request), "example": operation.example}}
 
 
-def _parameter(name: str, path: str, description: str, example: str | None) -> Schema:
+def _reply(operation: Operation) -> Schema:
+    return {
+        media: _schema(operation.reply) if media == JSON else {"schema": {"type": "string"}}
+        for media in operation.reply_media
+    }
+
+
+def _schema(model: type[schemas.Request | schemas.Reply]) -> Schema:
+    return {"schema": {"$ref": _REF.format(model=model.__name__)}}
+
+
+def _parameter(name: str, path: str, said: Parameter) -> Schema:
     in_path = f"{{{name}}}" in path
     shown: Schema = {
         "name": name,
         "in": "path" if in_path else "query",
         "required": in_path,
-        "description": description,
-        "schema": {"type": "string"},
+        "description": said.description,
+        "schema": dict(said.schema),
     }
-    return shown if example is None else {**shown, "example": example}
+    return shown if said.example is None else {**shown, "example": said.example}

@@ -211,6 +211,80 @@ class PatternReply(Read):
     processor_id: str
 
 
+class PatternUpdate(Request):
+    """New values of a pattern; what is left out stays. Its events and its name never change."""
+
+    frequency: int = Field(default=1, ge=1, le=2**53 - 1)
+    emotives: list[dict[str, float]] = Field(default=[], max_length=100, description="the whole window, oldest first")
+    metadata: dict[str, list[str]] = {}
+
+
+class PatternUpdated(Reply):
+    """The pattern as it is now."""
+
+    pattern: Pattern
+    processor_id: str
+
+
+class PatternDeleted(Reply):
+    """The pattern is gone."""
+
+    status: Literal["deleted"]
+    name: str
+
+
+class Patterns(Read):
+    """A page of patterns; `total` of the whole list, whose next page begins at `next_cursor` (null: there is none)."""
+
+    patterns: list[Pattern]
+    next_cursor: str | None
+    total: int
+
+
+class SymbolCount(Reply):
+    """How often a symbol was learned, repeats included, and how many patterns contain it."""
+
+    frequency: int
+    pattern_member_frequency: int
+
+
+class SymbolStatistics(Read):
+    """Every learned symbol."""
+
+    symbols: dict[str, SymbolCount]
+
+
+class SymbolAffinities(Read):
+    """Every learned symbol's emotives."""
+
+    affinities: dict[str, dict[str, float]]
+
+
+class Import(Request):
+    """A header line, then one pattern a line, as /export gives them."""
+
+
+class Imported(Reply):
+    """What an import did; `skipped` are the patterns that the same import had brought before."""
+
+    status: Literal["okay"]
+    imported: int
+    skipped: int
+    processor_id: str
+    session_id: str
+
+
+class Metrics(Read):
+    """What the node has done since it started, and the length of the session's STM."""
+
+    observations_processed: int
+    patterns_learned: int
+    predictions_generated: int
+    stm_size: int
+    uptime_seconds: float
+    processor_id: str
+
+
 class GenesUpdated(Reply):
     """The session's configuration after an update."""
 

@@ -4,7 +4,7 @@ The one module of `wire` that knows FastAPI. Usage, in this order (a later middl
 
     app = FastAPI(redirect_slashes=False)
     app.router.route_class = StrictRoute             # for routes with pydantic bodies
-    app.add_middleware(BodyLimit, max_bytes=…)
+    app.add_middleware(BodyLimit, max_bytes=…, exempt=…)
     install_errors(app, translate, log_context=…)
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import secrets
 import time
@@ -158,11 +159,22 @@ class BodyLimit:
     """Refuses a body of more than `max_bytes` (BODY_TOO_LARGE), by its Content-Length before reading any of it.
 
     A body of which nothing arrives for `silence_max_s` is given up: whoever waits for it waits for nobody.
+
+    Args:
+        exempt: whether a request may send any length, since nobody keeps it.
     """
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int, silence_max_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_bytes: int,
+        exempt: Callable[[Scope], bool],
+        silence_max_s: float = 30.0,
+    ) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._exempt = exempt
         self._silence_max_s = silence_max_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -170,8 +182,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        max_bytes = math.inf if self._exempt(scope) else self._max_bytes
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > self._max_bytes:
+        if declared.isdecimal() and int(declared) > max_bytes:
             raise BodyTooLarge(self._max_bytes)
         received = 0
         complete = False
@@ -187,7 +200,7 @@ class BodyLimit:
                 raise BodyStalled(self._silence_max_s) from error
             received += len(message.get("body", b""))
             complete = not message.get("more_body", False)
-            if received > self._max_bytes:
+            if received > max_bytes:
                 raise BodyTooLarge(self._max_bytes)
             return message
 

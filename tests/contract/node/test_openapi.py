@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import httpx
@@ -78,7 +79,9 @@ async def sent(client: httpx.AsyncClient, path: str, method: str, described: Des
     body = described.get("requestBody")
     if body is None:
         return await client.request(method, path)
-    return await client.request(method, path, json=body["content"]["application/json"]["example"])  # type: ignore[index]
+    [content] = body["content"].values()  # type: ignore[index]
+    example = content["example"]
+    return await client.request(method, path, content=example if isinstance(example, str) else json.dumps(example))
 
 
 def references(value: object) -> Iterator[str]:

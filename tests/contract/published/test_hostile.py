@@ -190,8 +190,8 @@ class TestWhatMayPass:
         """Allow changes."""
 
     def test_any_value_in_any_field_is_answered(self, service: Service) -> None:
-        """Each value in each field of each body is taken or refused in the common form."""
-        for call in taking_json(service):
+        """Each value in each field of each body is taken or refused in the common form; aliases are the same handlers."""
+        for call in [call for call in taking_json(service) if not call.described.get("deprecated")]:
             for field in fields(call, service.document):
                 for value in SOMETIMES:
                     body = b'{"%s": %s}' % (field.encode(), value)

@@ -6,7 +6,7 @@ import re
 
 import schemathesis
 
-from tests.contract.published.requests import SESSION, example, filled, sent
+from tests.contract.published.calls import SESSION, example, filled, sent
 from tests.contract.published.services import Call, Service
 
 

@@ -12,7 +12,7 @@ import pytest
 from kato_gateway.admission import admit_node
 from kato_gateway.domain.errors import CapacityReached
 from kato_node.wire.strict_json import Json
-from tests.contract.published.requests import code_of
+from tests.contract.published.calls import code_of
 from tests.contract.published.services import SECRET, Service
 
 KIB, MIB = 2**10, 2**20

@@ -12,7 +12,7 @@ from websockets.sync.client import ClientConnection
 from kato_node.wire import schemas
 from kato_node.wire.errors import STATUS
 from kato_node.wire.operations import MESSAGES
-from tests.contract.published.requests import state
+from tests.contract.published.calls import state
 from tests.contract.published.services import Service
 
 MESSAGE_BYTES_MAX = 2**20

@@ -11,7 +11,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from tests.contract.published.requests import SESSION, code_of, example, filled, sent, state
+from tests.contract.published.calls import SESSION, code_of, example, filled, sent, state
 from tests.contract.published.services import Call, Service, running_gateway
 
 ANN, BOB = "ann-key-0123456789abcdef", "bob-key-0123456789abcdef"

@@ -68,5 +68,5 @@ class Directory:
         if node is None or node.state is NodeState.ENDED:
             node = await self._ground.registry.node_of(name)
         if node is None:
-            raise NodeNotFound(f"No node runs under the id {name!r}, nor for a processor of that id.")
+            raise NodeNotFound(name)
         return node

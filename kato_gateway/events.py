@@ -30,6 +30,7 @@ class Event:
     Attributes:
         at_s: seconds since the epoch.
         reason: why, where there is a choice: how a session ended, what a start failed of.
+        owner: whose session it is about; None without keys, and for what is about no session.
     """
 
     kind: Kind
@@ -38,6 +39,7 @@ class Event:
     processor_id: str | None = None
     node_id: str | None = None
     reason: str | None = None
+    owner: str | None = None
 
 
 class Events:

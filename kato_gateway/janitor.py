@@ -120,6 +120,7 @@ class Janitor:
                     session_id=session.session_id,
                     processor_id=session.processor_id,
                     node_id=session.node_id,
+                    owner=session.owner,
                 )
             )
 

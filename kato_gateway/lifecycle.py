@@ -16,6 +16,7 @@ from typing import Literal
 from container_manager.runtime import Runtime
 from kato_gateway.activity import Activity
 from kato_gateway.clock import Clock, SystemClock
+from kato_gateway.configs import Configs
 from kato_gateway.creating import TTL_S_MAX, Created, CreateSession, Start, check, check_ttl
 from kato_gateway.dataplane.routes import Route, RouteTable
 from kato_gateway.directory import Directory
@@ -28,7 +29,6 @@ from kato_gateway.domain.sessions import (
     NodeRecord,
     NodeState,
     SessionRecord,
-    configured,
     ended,
     extended,
     new_session,
@@ -44,6 +44,7 @@ from kato_gateway.pool import Pool
 from kato_gateway.recovery import Recovery
 from kato_gateway.registry.base import Change, Leftover, LeftoverChange, OwnerChange, Registry, SessionChange
 from kato_gateway.shutdown import end_everything
+from kato_gateway.survey import Survey
 from kato_gateway.tasks import Tasks
 from kato_gateway.upkeep import Upkeep
 
@@ -71,6 +72,8 @@ class Lifecycle:
         activity: who is being called; the data plane keeps it.
         directory: sessions and nodes to read.
         events: what happens, to listen to.
+        configs: the sessions' configurations.
+        survey: the nodes as they are, and what the gateway stands on.
         pool: its `view` is for the gateway's status.
     """
 
@@ -110,6 +113,15 @@ class Lifecycle:
         self._recovery = Recovery(
             ground, fleet=self._fleet, pool=self.pool, janitor=self._janitor, lookout=lookout, routes=self.routes
         )
+        self.configs = Configs(
+            ground,
+            directory=self.directory,
+            activity=self.activity,
+            routes=self.routes,
+            resolve=self.resolve,
+            lost=self.lost,
+        )
+        self.survey = Survey(ground, self.directory)
         self._upkeep = Upkeep(ground, self.activity, end=self._end, is_opening=self._opener.is_opening)
         self._serving = False
         self._swept = asyncio.Event()
@@ -208,21 +220,7 @@ class Lifecycle:
 
         Raises: SessionNotFound, SessionExpired, RegistryUnavailable.
         """
-        record = await self.directory.session(session_id, owner=owner)
-        session_id = record.session_id
-        route = self.routes.get(session_id)
-        node = await self._ground.registry.node(route.node_id) if route else None
-        if node is None:
-            return record.effective_config
-        try:
-            info = await self._ground.client.session(node, session_id, timeout_s=self._ground.policy.call_timeout_s)
-        except GatewayError as error:
-            _log.info("config_not_read", extra={"session_id": session_id, "reason": error.message})
-            return record.effective_config
-        if info.config != record.effective_config:
-            changed = configured(record, effective_config=info.config)
-            await self._ground.registry.apply([SessionChange(before=record, after=changed)])
-        return info.config
+        return await self.configs.effective(session_id, owner=owner)
 
     async def end(
         self, session_id: str, reason: EndReason = EndReason.DELETED, *, owner: str | None = None
@@ -369,6 +367,7 @@ class Lifecycle:
                 session_id=record.session_id,
                 processor_id=record.processor_id,
                 reason=record.reason.value if record.reason else None,
+                owner=record.owner,
             )
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TypeVar
 from urllib.parse import quote
 
@@ -10,9 +11,9 @@ import aiohttp
 from pydantic import BaseModel, ValidationError
 
 from kato_gateway.domain.errors import NodeFailed, NodeRefused, NodeTimeout
-from kato_gateway.domain.sessions import NodeRecord
+from kato_gateway.domain.sessions import Json, NodeRecord
 from kato_node.wire import headers
-from kato_node.wire.control import BindReply, BindRequest, Identity, OpenSession, SessionInfo
+from kato_node.wire.control import BindReply, BindRequest, Identity, OpenSession, SessionInfo, SetConfig, Vitals
 
 Reply = TypeVar("Reply", bound=BaseModel)
 REPLY_BYTES_MAX = 16 * 2**20
@@ -53,6 +54,10 @@ class HttpNodeClient:
         """See NodeClient."""
         return await self._call(node, "GET", "identity", Identity, timeout_s=timeout_s)
 
+    async def vitals(self, node: NodeRecord, *, timeout_s: float) -> Vitals:
+        """See NodeClient."""
+        return await self._call(node, "GET", "vitals", Vitals, timeout_s=timeout_s)
+
     async def bind(self, node: NodeRecord, request: BindRequest, *, timeout_s: float) -> BindReply:
         """See NodeClient."""
         return await self._call(node, "POST", "bind", BindReply, body=request, timeout_s=timeout_s)
@@ -65,10 +70,22 @@ class HttpNodeClient:
         """See NodeClient."""
         return await self._call(node, "GET", f"sessions/{quote(session_id)}", SessionInfo, timeout_s=timeout_s)
 
+    async def configure(
+        self, node: NodeRecord, session_id: str, values: Mapping[str, Json], *, timeout_s: float
+    ) -> SessionInfo:
+        """See NodeClient."""
+        body = SetConfig.model_validate({"config": values})
+        path = f"sessions/{quote(session_id)}/config"
+        return await self._call(node, "POST", path, SessionInfo, body=body, timeout_s=timeout_s)
+
     async def close_session(self, node: NodeRecord, session_id: str, *, incarnation: str, timeout_s: float) -> None:
         """See NodeClient."""
         path = f"sessions/{quote(session_id)}?incarnation={quote(incarnation)}"
         await self._call(node, "DELETE", path, Identity, timeout_s=timeout_s)
+
+    async def purge(self, node: NodeRecord, *, timeout_s: float) -> None:
+        """See NodeClient."""
+        await self._call(node, "POST", "purge", Identity, timeout_s=timeout_s)
 
     async def drain(self, node: NodeRecord, *, timeout_s: float) -> None:
         """See NodeClient."""

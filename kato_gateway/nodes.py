@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
-from kato_gateway.domain.sessions import NodeRecord
-from kato_node.wire.control import BindReply, BindRequest, Identity, OpenSession, SessionInfo
+from kato_gateway.domain.sessions import Json, NodeRecord
+from kato_node.wire.control import BindReply, BindRequest, Identity, OpenSession, SessionInfo, Vitals
 
 
 class NodeClient(Protocol):
@@ -18,6 +19,9 @@ class NodeClient(Protocol):
     async def identity(self, node: NodeRecord, *, timeout_s: float) -> Identity:
         """Ask the node what it answers for."""
 
+    async def vitals(self, node: NodeRecord, *, timeout_s: float) -> Vitals:
+        """Ask the node how it is."""
+
     async def bind(self, node: NodeRecord, request: BindRequest, *, timeout_s: float) -> BindReply:
         """Bind the unbound node."""
 
@@ -27,8 +31,16 @@ class NodeClient(Protocol):
     async def session(self, node: NodeRecord, session_id: str, *, timeout_s: float) -> SessionInfo:
         """Return the session as the bound node has it."""
 
+    async def configure(
+        self, node: NodeRecord, session_id: str, values: Mapping[str, Json], *, timeout_s: float
+    ) -> SessionInfo:
+        """Change the session's config on the bound node, wholly or not at all."""
+
     async def close_session(self, node: NodeRecord, session_id: str, *, incarnation: str, timeout_s: float) -> None:
         """Have the bound node delete the session's records, if they are of this incarnation."""
+
+    async def purge(self, node: NodeRecord, *, timeout_s: float) -> None:
+        """Have the bound node delete everything that its processor has."""
 
     async def drain(self, node: NodeRecord, *, timeout_s: float) -> None:
         """Have the bound node finish what it has and end."""

@@ -177,6 +177,7 @@ class Opener:
                     session_id=session.session_id,
                     processor_id=session.processor_id,
                     node_id=placement.node.node_id,
+                    owner=session.owner,
                 )
             )
         return Opened(

@@ -5,10 +5,13 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from kato_gateway import __version__
-from kato_gateway.api.compat import compat_router
+from kato_gateway.api.browse import BrowseRoutes
+from kato_gateway.api.compat import compat_router, sessions_router
 from kato_gateway.api.errors import translate
 from kato_gateway.api.openapi import with_forwarded
-from kato_gateway.api.routes import OwnRoutes, SessionRoutes, own_router, sessions_router
+from kato_gateway.api.own import OwnRoutes, own_router
+from kato_gateway.api.routes import SessionRoutes
+from kato_gateway.api.watch import watch_router
 from kato_gateway.dataplane.admit import takes_lines
 from kato_gateway.dataplane.attempts import Limits
 from kato_gateway.dataplane.plane import DataPlane
@@ -45,9 +48,11 @@ def create_app(
         swagger_ui_parameters={"docExpansion": "none"},
     )
     sessions = SessionRoutes(lifecycle, gives_tokens=bool(keys))
-    app.include_router(sessions_router(sessions))
+    browse = BrowseRoutes(lifecycle, gives_tokens=bool(keys))
+    app.include_router(sessions_router(sessions, browse))
     app.include_router(own_router(OwnRoutes(lifecycle, version=app.version, runtime=runtime)))
-    app.include_router(compat_router(sessions))
+    app.include_router(watch_router(lifecycle))
+    app.include_router(compat_router(sessions, browse))
     app.openapi = with_forwarded(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     app.add_middleware(
         DataPlane, resolver=lifecycle, usage=lifecycle.activity, client=client, limits=limits or Limits(), keys=keys

@@ -17,6 +17,7 @@ CREATE_EXAMPLE: dict[str, JsonValue] = {
     "config": {"max_pattern_length": 5, "stm_mode": "ROLLING"},
     "metadata": {"purpose": "a first try"},
 }
+CONFIG_EXAMPLE: dict[str, JsonValue] = {"config": {"recall_threshold": 0.3}}
 
 
 def _not_reserved(session_id: str) -> str:
@@ -110,3 +111,95 @@ class GatewayStatus(Reply):
     runtime: str
     sessions: dict[str, int]
     nodes: dict[str, int]
+
+
+class SessionList(Reply):
+    """One page of sessions, by id; `session_config` as their nodes last answered it."""
+
+    sessions: list[Session]
+    next_cursor: str | None = Field(description="for the next page; null: this is the last")
+    total: int = Field(description="on all pages")
+
+
+class SessionCount(Reply):
+    """How many sessions live."""
+
+    active_session_count: int
+
+
+class SessionExists(Reply):
+    """Whether a session lives; `expired` if its time to live passed in the last day."""
+
+    exists: bool
+    expired: bool
+    session_id: str
+
+
+class SetConfig(Request):
+    """Configuration values to change, whole or not at all."""
+
+    config: dict[str, JsonValue]
+
+
+class SessionConfig(Reply):
+    """A session's configuration: every value that applies."""
+
+    session_id: str
+    processor_id: str
+    config: dict[str, JsonValue]
+
+
+class Node(Reply):
+    """A running node."""
+
+    node_id: str = Field(description="its own id, for life")
+    processor_id: str | None = Field(description="whom it serves; null while it is in the pool")
+    epoch: int | None
+    container_name: str
+    runtime: str
+    state: Literal["creating", "pool", "binding", "bound", "quarantined"]
+    internal_url: str | None
+    external_url: str | None
+    sessions: list[str] = Field(description="the ids of the sessions that it has open")
+    memory_bytes: int | None = Field(description="resident; null if it does not answer")
+    created_at: AwareDatetime
+    last_activity_at: AwareDatetime | None = Field(description="calls at the node itself included; null likewise")
+
+
+class NodeList(Reply):
+    """The running nodes, by id."""
+
+    nodes: list[Node]
+
+
+class StoppedNode(Reply):
+    """A node has finished what it had, and is stopped; its sessions sleep until their next call."""
+
+    status: Literal["stopped"]
+    node_id: str
+    processor_id: str | None
+
+
+class Ready(Reply):
+    """The gateway serves; each thing that it depends on is okay."""
+
+    status: Literal["ready"]
+    dependencies: dict[str, str]
+
+
+class PoolFigures(Reply):
+    """The warm pool: nodes that can be claimed, nodes being started, users who wait."""
+
+    idle: int
+    starting: int
+    waiting: int
+
+
+class GatewayMetrics(Reply):
+    """The gateway's figures; counts of events are since its start."""
+
+    uptime_seconds: float
+    sessions: dict[str, int] = Field(description="by status")
+    nodes: dict[str, int] = Field(description="by state")
+    pool: PoolFigures
+    events: dict[str, int] = Field(description="by kind")

@@ -84,6 +84,11 @@ class NodeNotFound(GatewayError):
 
     code = "NODE_NOT_FOUND"
 
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"No node runs under the id {name!r}, nor for a processor of that id.", details={"node_id": name}
+        )
+
 
 class NodeFailed(GatewayError):
     """A node ended, never started or answered nonsense; nothing is known to be lost and the call may be repeated."""

@@ -20,7 +20,7 @@ from kato_gateway.domain.sessions import NodeRecord, NodeState, SessionStatus
 from kato_gateway.lifecycle import Created, CreateSession, Lifecycle
 from kato_gateway.registry.base import SessionQuery
 from kato_gateway.registry.memory import MemoryRegistry, MemoryTables
-from kato_node.wire.control import BindReply, BindRequest, Identity, OpenSession, SessionInfo
+from kato_node.wire.control import BindReply, BindRequest, Identity, OpenSession, SessionInfo, Vitals
 
 T = TypeVar("T")
 Phase: TypeAlias = Literal["before", "after"]
@@ -82,9 +82,10 @@ class StoredSession:
 
 @dataclass(slots=True)
 class Store:
-    """What one processor's nodes have stored: the newest epoch, and the sessions."""
+    """What one processor's nodes have stored: the newest epoch, how many patterns, and the sessions."""
 
     epoch: int = 0
+    patterns: int = 0
     sessions: dict[str, StoredSession] = field(default_factory=dict)
 
 
@@ -188,6 +189,11 @@ class FakeClient:
         """See NodeClient."""
         return await self._call("identity", lambda: self._world.at(node.internal).identity)
 
+    async def vitals(self, node: NodeRecord, *, timeout_s: float) -> Vitals:
+        """See NodeClient."""
+        self._world.at(node.internal)
+        return Vitals(memory_bytes=2**20, idle_s=1.0)
+
     async def bind(self, node: NodeRecord, request: BindRequest, *, timeout_s: float) -> BindReply:
         """See NodeClient."""
         return await self._call("bind", lambda: self._bind(self._world.at(node.internal), request))
@@ -200,9 +206,19 @@ class FakeClient:
         """See NodeClient."""
         return await self._call("session", lambda: self._info(self._meant(node), session_id, created=False))
 
+    async def configure(
+        self, node: NodeRecord, session_id: str, values: Mapping[str, Any], *, timeout_s: float
+    ) -> SessionInfo:
+        """See NodeClient."""
+        return await self._call("configure", lambda: self._configure(self._meant(node), session_id, values))
+
     async def close_session(self, node: NodeRecord, session_id: str, *, incarnation: str, timeout_s: float) -> None:
         """See NodeClient."""
         await self._call("close_session", lambda: self._close(self._meant(node), session_id, incarnation))
+
+    async def purge(self, node: NodeRecord, *, timeout_s: float) -> None:
+        """See NodeClient."""
+        await self._call("purge", lambda: self._purge(self._meant(node)))
 
     async def drain(self, node: NodeRecord, *, timeout_s: float) -> None:
         """See NodeClient."""
@@ -232,6 +248,8 @@ class FakeClient:
         store.epoch += 1
         node.state, node.processor_id, node.epoch = "bound", request.processor_id, store.epoch
         node.own_session = request.own_session
+        if request.purge:
+            self._purge(node)
         for session_id in request.ended_sessions:
             store.sessions.pop(session_id, None)
         session = None if request.session is None else self._open(node, request.session)
@@ -255,6 +273,19 @@ class FakeClient:
             raise NodeRefused(status=404, code="SESSION_NOT_FOUND", message="unknown", details={})
         config = dict(found.config)
         return SessionInfo(session_id=session_id, config=config, created=created, stm_length=0, time=0)
+
+    def _configure(self, node: FakeNode, session_id: str, values: Mapping[str, Any]) -> SessionInfo:
+        if "bad" in values:
+            raise NodeRefused(status=422, code="VALIDATION_ERROR", message="bad", details={})
+        self._info(node, session_id, created=False)
+        found = self._world.store(node.processor_id or "").sessions[session_id]
+        found.config = {**found.config, **values}
+        return self._info(node, session_id, created=False)
+
+    def _purge(self, node: FakeNode) -> None:
+        store = self._world.store(node.processor_id or "")
+        store.sessions.clear()
+        store.patterns = 0
 
     def _close(self, node: FakeNode, session_id: str, incarnation: str) -> None:
         sessions = self._world.store(node.processor_id or "").sessions

@@ -176,11 +176,7 @@ def test_a_call_after_its_node_was_killed_finds_all(own: Gateway) -> None:
     with own.socket(f"/sessions/{session_id}/ws") as socket:
         assert say(socket, "get_stm")["data"]["stm"] == STM
         os.kill(own.pid_of(session_id), signal.SIGKILL)
-        with pytest.raises(ConnectionClosed) as closed:
-            socket.recv()
-        assert closed.value.rcvd is not None
-        assert closed.value.rcvd.code == 1012
-    assert stm(own, session_id) == STM
+        assert say(socket, "get_stm")["data"]["stm"] == STM
     own.ask("POST", f"/sessions/{session_id}/learn")
     os.kill(own.pid_of(session_id), signal.SIGKILL)
     observe(own, session_id, "a", "b")

@@ -38,6 +38,15 @@ class SessionNotFound(ServiceError):
         )
 
 
+class SessionOfGateway(ServiceError):
+    """A gateway keeps this session, and would not know of its end."""
+
+    code = "CONFLICT"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(f"Session {session_id!r} was made by the gateway; end it there.", {"session_id": session_id})
+
+
 class IdempotencyKeyReused(ServiceError):
     """The key came first with another operation or body."""
 

@@ -16,6 +16,7 @@ from kato_node.domain.ltm import CLEARED, Ltm, LtmReader, learned_into
 from kato_node.domain.observation import Observation, validated
 from kato_node.domain.observe import clear_stm, observe
 from kato_node.domain.state import SessionState
+from kato_node.errors import SessionOfGateway
 from kato_node.predictor import Predictor
 from kato_node.replies import Reply
 from kato_node.sequences import Course, SequenceRequest
@@ -70,21 +71,30 @@ class ProcessorService:
         """The ids of all sessions of the processor, sorted."""
         return self._sessions.ids
 
-    async def open_session(self, session_id: str, *, incarnation: str, overrides: Mapping[str, object]) -> SessionView:
+    async def open_session(
+        self, session_id: str, *, incarnation: str | None, overrides: Mapping[str, object]
+    ) -> SessionView:
         """Return the session, made now if it did not exist or was of another incarnation. Idempotent.
 
+        Args:
+            incarnation: None: whichever there is; a new one is the node's own, which no gateway keeps.
         Raises: ValidationFailed (overrides), TooManySessions.
         """
         own = _own(self.defaults.updated(overrides), overrides)
         session = self._sessions.opening(session_id)
-        after = new_record(session_id, incarnation=incarnation, overrides=own)
-        return await self._turns.run(session, partial(self._opened, session, after))
+        after = new_record(session_id, incarnation=incarnation or "", overrides=own)
+        return await self._turns.run(session, partial(self._opened, session, after, any_there=incarnation is None))
 
     async def close_session(self, session_id: str) -> None:
         """Delete the session's records; patterns stay. Idempotent: an unknown session is no error."""
         session = self._sessions.find(session_id)
         if session is not None:
             await self._turns.run(session, partial(self._closed, session))
+
+    async def end_own_session(self, session_id: str) -> None:
+        """Delete the records of a session that is the node's own. Raises: SessionNotFound, SessionOfGateway."""
+        session = self._sessions.get(session_id)
+        await self._turns.run(session, partial(self._ended, session))
 
     async def observe(
         self, session_id: str | None, observation: Observation, *, retry: RetryKey | None = None
@@ -132,10 +142,10 @@ class ProcessorService:
         subscribers.append(callback)
         return partial(subscribers.remove, callback)
 
-    async def _opened(self, session: Session, after: SessionRecord) -> SessionView:
+    async def _opened(self, session: Session, after: SessionRecord, *, any_there: bool) -> SessionView:
         await self._sessions.load(session)
         known = session.record
-        if known is not None and known.incarnation == after.incarnation:
+        if known is not None and (any_there or known.incarnation == after.incarnation):
             return session.view()
         await self._turns.commit(session, after)
         return session.view(created=True)
@@ -144,6 +154,11 @@ class ProcessorService:
         await self._sessions.load(session)
         if session.record is not None:
             await self._turns.commit(session, None)
+
+    async def _ended(self, session: Session) -> None:
+        if (await self._sessions.record(session)).incarnation:
+            raise SessionOfGateway(session.session_id)
+        await self._turns.commit(session, None)
 
     async def _observe(self, observation: Observation, record: SessionRecord, config: Config) -> Step:
         transition = await self._observed(record.state, observation, config, self._ltm)

@@ -14,7 +14,8 @@ from kato_node.api.access import Guardable, LoopbackOnly, guard
 from kato_node.api.control import control_routes, is_control
 from kato_node.api.errors import translate
 from kato_node.api.routes import operation_routes, takes_lines
-from kato_node.api.ws import websocket_route
+from kato_node.api.sessions import session_routes
+from kato_node.api.ws import websocket_routes
 from kato_node.errors import WrongNode
 from kato_node.node import Node
 from kato_node.settings import Settings
@@ -38,18 +39,26 @@ def create_app(node: Node, settings: Settings) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
     )
     secret = settings.deployment_secret
-    socket = websocket_route(
+    sockets = websocket_routes(
         node, lambda error: explain(error, translate), message_bytes_max=settings.ws_message_bytes_max
     )
     documentation = list(app.router.routes)
     control = [] if secret is None else control_routes(node, secret)
-    operations: list[Guardable] = [*operation_routes(node, line_bytes_max=settings.line_bytes_max), socket]
+    operations: list[Guardable] = [*operation_routes(node, line_bytes_max=settings.line_bytes_max), *sockets]
     if settings.require_token:
         assert secret is not None, "the settings see to it"
         guard(operations, secret=secret, processor_id=lambda: node.service.processor_id)
+    else:  # a token is for one session, and the gateway makes both
+        operations.extend(session_routes(node))
     # In the order in which they are tried: the busiest first.
     app.router.routes[:] = [*operations, *control, *documentation]
-    described = partial(openapi.document, title=app.title, version=app.version, description=_DESCRIPTION)
+    described = partial(
+        openapi.document,
+        title=app.title,
+        version=app.version,
+        description=_DESCRIPTION,
+        own_sessions=not settings.require_token,
+    )
     app.openapi = cache(described)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     app.add_middleware(
         BodyLimit,

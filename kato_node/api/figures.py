@@ -17,7 +17,7 @@ def metrics_endpoint(node: Node) -> Callable[[Request], Awaitable[Response]]:
     """Return what serves /metrics. Being watched is no activity."""
 
     async def serve(request: Request) -> Response:
-        session_id = session_named(request)
+        session_id = session_named(request, node)
         figures = await node.reads.metrics(session_id)
         if not wants_text(request.headers.get("accept")):
             return json_response(figures)

@@ -14,15 +14,12 @@ from kato_node.api.figures import metrics_endpoint
 from kato_node.api.requests import session_named
 from kato_node.api.streams import export_endpoint, import_endpoint
 from kato_node.node import Node
-from kato_node.wire import headers, strict_json
+from kato_node.wire import headers, sessions, strict_json
 from kato_node.wire.operations import OPERATIONS, Operation
 from kato_node.wire.strict_json import Json
 from kato_node.wire.web import json_response
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-
-SESSION_ROOTS = ("/sessions", "/v2/sessions")
-"""Where a path may name the session: /sessions/{session_id}/OPERATION."""
 
 _LINES = tuple(path for operation in OPERATIONS if operation.lines for path in operation.paths)
 _WITH_BODY = frozenset({"POST", "PUT"})
@@ -41,7 +38,7 @@ def operation_routes(node: Node, *, line_bytes_max: int) -> list[Route]:
         "import": import_endpoint(node, line_bytes_max=line_bytes_max),
     }
     endpoints = {item.name: own.get(item.name) or _endpoint(node, item) for item in OPERATIONS}
-    prefixes = ("", *(f"{root}/{{session_id}}" for root in SESSION_ROOTS))
+    prefixes = ("", *(f"{root}/{{session_id}}" for root in sessions.ROOTS))
     return [
         Route(prefix + path, endpoints[operation.name], methods=operation.methods, name=operation.name)
         for prefix in prefixes
@@ -67,6 +64,7 @@ def _endpoint(node: Node, operation: Operation) -> Endpoint:
 
 async def _called(node: Node, operation: Operation, handle: Handler, request: Request) -> object:
     service, reads, patterns = node.service, node.reads, node.patterns  # unbound, it refuses before it reads the body
+    session_id = session_named(request, node)
     body = await _body(operation, request)
     arguments = _arguments(operation, request)
     key = request.headers.get(headers.IDEMPOTENCY_KEY)
@@ -74,7 +72,7 @@ async def _called(node: Node, operation: Operation, handle: Handler, request: Re
         service=service,
         reads=reads,
         patterns=patterns,
-        session_id=session_named(request),
+        session_id=session_id,
         body=body,
         arguments=arguments,
         retry=retry_key(operation, key, body, arguments, field="Idempotency-Key"),
@@ -97,6 +95,6 @@ def _arguments(operation: Operation, request: Request) -> Mapping[str, str]:
 
 def _health(node: Node) -> Endpoint:
     async def serve(request: Request) -> Response:
-        return json_response(node.health(session_named(request)))
+        return json_response(node.health(session_named(request, node)))
 
     return serve

@@ -36,8 +36,9 @@ _BREATHER = 32  # lines after which other calls have their turn on the event loo
 def export_endpoint(node: Node) -> Endpoint:
     """Return what serves /export."""
 
-    async def serve(_request: Request) -> Response:
+    async def serve(request: Request) -> Response:
         with node.activity():
+            session_named(request, node)  # it matters only that there is one, if one is named
             return _ExportResponse(node, await node.transfer.export())
 
     return serve
@@ -49,7 +50,7 @@ def import_endpoint(node: Node, *, line_bytes_max: int) -> Endpoint:
     async def serve(request: Request) -> Response:
         with node.activity():
             service, transfer = node.service, node.transfer
-            session_id = transfer.meant(session_named(request))
+            session_id = transfer.meant(session_named(request, node))
             reader = _Reader(request, line_bytes_max=line_bytes_max)
             importing = _Import(transfer, session_id, reader, limits=service.limits)
             try:

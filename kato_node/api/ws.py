@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from kato_node.api.calls import HANDLERS, Call, retry_key
 from kato_node.node import Node
-from kato_node.wire import headers, messages, strict_json
+from kato_node.wire import headers, messages, sessions, strict_json
 from kato_node.wire.errors import BodyTooLarge, ErrorReply, InvalidRequest
 from kato_node.wire.operations import MESSAGES, MessageType
 from kato_node.wire.strict_json import Json
@@ -44,8 +44,8 @@ class _Frame:
     id: str | int | None = None
 
 
-def websocket_route(node: Node, explain: Explain, *, message_bytes_max: int) -> WebSocketRoute:
-    """Return the route of /ws.
+def websocket_routes(node: Node, explain: Explain, *, message_bytes_max: int) -> list[WebSocketRoute]:
+    """Return the routes of /ws, with the session in the path or without.
 
     Args:
         explain: says what a caller is told of an exception, any exception.
@@ -53,12 +53,13 @@ def websocket_route(node: Node, explain: Explain, *, message_bytes_max: int) -> 
 
     async def serve(websocket: WebSocket) -> None:
         # The header is the gateway's word; a client of the gateway must not reach past it with a query.
-        session_id = websocket.headers.get(headers.SESSION) or websocket.query_params.get("session_id")
+        named = websocket.headers.get(headers.SESSION) or websocket.query_params.get("session_id")
+        session_id = websocket.path_params.get("session_id") or named
         conversation = _Conversation(node, websocket, explain, session_id, message_bytes_max)
         await websocket.accept()
         await conversation.run()
 
-    return WebSocketRoute("/ws", serve)
+    return [WebSocketRoute(path, serve) for path in ("/ws", *(f"{root}/{{session_id}}/ws" for root in sessions.ROOTS))]
 
 
 class _Conversation:

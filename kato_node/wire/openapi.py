@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from pydantic.json_schema import models_json_schema
 
-from kato_node.wire import schemas
+from kato_node.wire import schemas, sessions
 from kato_node.wire.operations import JSON, LINES, OPERATIONS, Operation, Parameter
 
 Schema = dict[str, object]
@@ -70,13 +70,22 @@ def components(operations: Iterable[Operation] = OPERATIONS) -> dict[str, Schema
     return found
 
 
-def document(*, title: str, version: str, description: str) -> Schema:
-    """Return a whole document of the operations alone."""
+def document(*, title: str, version: str, description: str, own_sessions: bool) -> Schema:
+    """Return a whole document of a node.
+
+    Args:
+        own_sessions: whether the node has sessions of its own (wire.sessions).
+    """
+    own = sessions.OPERATIONS if own_sessions else ()
+    items = paths(own, parameters=(), tag="sessions") | paths()
+    for root in sessions.ROOTS:
+        for path, item in paths(prefix=f"{root}/{{session_id}}", parameters=(), tag="operations of a session").items():
+            items[path] = {"parameters": [_parameter("session_id", path, sessions.PARAMETER)], **item}
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version, "description": description + WEBSOCKET},
-        "paths": paths(),
-        "components": {"schemas": components()},
+        "paths": items,
+        "components": {"schemas": components([*own, *OPERATIONS])},
     }
 
 

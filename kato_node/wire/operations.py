@@ -68,7 +68,7 @@ class Operation:
 # The pattern [['a', 'b']], which the example of observe-sequence learns whatever was observed before.
 _EXAMPLE_PATTERN = "395314cc2f2880a00c3e6e11f1e02d8b8c45a0e4"
 _PATTERN = {"id": Parameter(description="a pattern's name, with or without `PTRN|`", example=_EXAMPLE_PATTERN)}
-_PAGE: Mapping[str, Parameter] = {
+PAGE: Mapping[str, Parameter] = {
     "limit": Parameter(
         description="how many at most", example="100", schema={"type": "integer", "minimum": 1, "maximum": PAGE_MAX}
     ),
@@ -187,7 +187,7 @@ OPERATIONS = (
         methods=("GET",),
         paths=("/patterns",),
         summary="List the learned patterns by name",
-        parameters={**_PAGE, "contains": Parameter(description="only patterns with this symbol", example="a")},
+        parameters={**PAGE, "contains": Parameter(description="only patterns with this symbol", example="a")},
         reply=schemas.Patterns,
         by_session=False,
     ),

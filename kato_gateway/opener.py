@@ -33,7 +33,7 @@ from kato_gateway.domain.sessions import (
 from kato_gateway.events import Event
 from kato_gateway.fleet import Fleet, Placement, opening
 from kato_gateway.ground import Ground
-from kato_gateway.registry.base import Change, Leftover, LeftoverChange, SessionChange
+from kato_gateway.registry.base import Change, Leftover, LeftoverChange, OwnerChange, SessionChange
 from kato_gateway.tasks import Flights
 
 _ATTEMPTS = 4
@@ -120,7 +120,10 @@ class Opener:
             session_id, incarnation=secrets.token_hex(8), at_s=now_s, ttl_s=None, owner=owner, user_id=owner
         )
         ended = await self._ground.registry.session(session_id)
-        await self._ground.registry.apply([SessionChange(before=ended, after=fresh)])
+        changes: list[Change] = [SessionChange(before=ended, after=fresh)]
+        if owner is not None:
+            changes.append(OwnerChange(processor_id=fresh.processor_id, owner=owner))
+        await self._ground.registry.apply(changes)
         return await self._directory.session(session_id, owner=owner)
 
     async def _opened(self, record: SessionRecord) -> Opened:

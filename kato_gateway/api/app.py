@@ -53,7 +53,7 @@ def create_app(
     app.include_router(own_router(OwnRoutes(lifecycle, version=app.version, runtime=runtime)))
     app.include_router(watch_router(lifecycle))
     app.include_router(compat_router(sessions, browse))
-    app.openapi = with_forwarded(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
+    app.openapi = with_forwarded(app, needs_key=bool(keys))  # type: ignore[method-assign]  # FastAPI's own way to extend it
     app.add_middleware(
         DataPlane, resolver=lifecycle, usage=lifecycle.activity, client=client, limits=limits or Limits(), keys=keys
     )

@@ -8,7 +8,7 @@ from functools import cache, partial
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from kato_gateway.dataplane.admit import NOT_AT_ROOT
+from kato_gateway.dataplane.admit import NOT_AT_ROOT, WITHOUT_KEY
 from kato_node.wire import openapi, schemas
 from kato_node.wire.openapi import Schema
 from kato_node.wire.operations import OPERATIONS
@@ -25,18 +25,22 @@ _SESSION_IN_PATH: Schema = {
     "schema": {"type": "string"},
     "example": "default",
 }
+_KEYS: Schema = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "an API key"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
 _ERROR: Schema = {
     "description": "Any error",
     "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{schemas.Error.__name__}"}}},
 }
 
 
-def with_forwarded(app: FastAPI) -> Callable[[], dict[str, object]]:
+def with_forwarded(app: FastAPI, *, needs_key: bool) -> Callable[[], dict[str, object]]:
     """Return what makes the app's OpenAPI document, once, with every operation at each place it is forwarded from."""
-    return cache(partial(_document, app))
+    return cache(partial(_document, app, needs_key))
 
 
-def _document(app: FastAPI) -> dict[str, object]:
+def _document(app: FastAPI, needs_key: bool) -> dict[str, object]:
     document = get_openapi(
         title=app.title,
         version=app.version,
@@ -54,6 +58,11 @@ def _document(app: FastAPI) -> dict[str, object]:
     published = openapi.components()
     assert all(own[name] == published[name] for name in own.keys() & published.keys()), "one name, two schemas"
     document["components"]["schemas"] = own | published
+    if needs_key:
+        document["components"]["securitySchemes"] = _KEYS
+        document["security"] = [{name: []} for name in _KEYS]
+        for path in document["paths"].keys() & {open_to_all.decode() for open_to_all in WITHOUT_KEY}:
+            document["paths"][path]["get"]["security"] = []
     return document
 
 

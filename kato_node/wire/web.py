@@ -112,10 +112,14 @@ def parsed(model: type[Model], raw: bytes) -> Model:
 
 
 def _methods(request: Request) -> set[str]:
-    """Return the methods of all routes of this path: one route alone knows only its own."""
+    """Return the methods of all routes of this path: one route alone knows only its own.
+
+    A path of its own wins over one with a parameter: /session/create is no session.
+    """
     known = single_routes(request.app.routes)
-    fitting = (route for route in known if route.matches(request.scope)[0] is not Match.NONE)
-    return {method for route in fitting for method in getattr(route, "methods", None) or ()}
+    fitting = [route for route in known if route.matches(request.scope)[0] is not Match.NONE]
+    exact = [route for route in fitting if getattr(route, "path", None) == request.scope["path"]]
+    return {method for route in exact or fitting for method in getattr(route, "methods", None) or ()}
 
 
 def single_routes(routes: Iterable[BaseRoute]) -> Iterator[BaseRoute]:

@@ -6,11 +6,17 @@ from itertools import count
 from typing import Any
 
 import schemathesis
-from schemathesis import Case, HookContext
+from schemathesis import Case, HookContext, SerializationContext
 
 KEY = "Idempotency-Key"
 CREATIONS = ("/sessions", "/v2/sessions", "/session/create")
 _numbers = count()
+
+
+@schemathesis.serializer("application/x-ndjson")
+def lines(context: SerializationContext, value: object) -> bytes:
+    """Send a text as it is: lines of JSON, or what was made up instead."""
+    return str(value).encode("utf-8", "surrogatepass")
 
 
 @schemathesis.hook

@@ -130,6 +130,54 @@ def test_anothers_names_cannot_be_taken(running: Gateway) -> None:
         assert code(call(running, "POST", "/sessions", body, headers=key("bob"))) == refusal
 
 
+def test_each_owner_sees_the_own_alone(running: Gateway) -> None:
+    """Lists, counts and nodes show an owner what is that owner's; what is another's is what was never there."""
+    for owner, other in (("ann", "bob"), ("bob", "ann")):
+        listed = ask(running, "GET", "/sessions?limit=100", headers=key(owner))
+        names = {session["session_id"] for session in listed["sessions"]}
+        assert f"of-{owner}" in names
+        assert not {name for name in names if other in name}
+        assert ask(running, "GET", f"/sessions?user_id={other}", headers=key(owner))["sessions"] == []
+        counted = ask(running, "GET", "/sessions/count", headers=key(owner))
+        assert counted["active_session_count"] == len(names)
+        assert ask(running, "GET", f"/sessions/of-{owner}/exists", headers=key(owner))["exists"]
+        assert not ask(running, "GET", f"/sessions/of-{other}/exists", headers=key(owner))["exists"]
+        nodes = ask(running, "GET", "/nodes", headers=key(owner))["nodes"]
+        assert f"of-{owner}" in str(nodes)
+        assert f"of-{other}" not in str(nodes)
+    for method in ("GET", "DELETE"):
+        theirs, never = (call(running, method, f"/nodes/{name}", headers=key("bob")) for name in ("of-ann", "no-name"))
+        assert theirs.status_code == never.status_code == 404
+        assert theirs.text.replace("of-ann", "no-name") == never.text
+    assert ask(running, "GET", "/sessions/of-ann", headers=key("ann"))["status"] == "active"
+
+
+def test_each_owner_hears_of_the_own_alone(running: Gateway) -> None:
+    """The events of another's sessions are not told, nor do they stand in the snapshot."""
+    with running.socket("/events", **key("bob")) as socket:
+        snapshot = socket.recv(PATIENCE_S)
+        assert "of-bob" in snapshot
+        assert "ann" not in snapshot
+        for owner in ("ann", "bob"):
+            ask(running, "POST", "/sessions", {"session_id": f"heard-of-{owner}"}, headers=key(owner))
+            ask(running, "DELETE", f"/sessions/heard-of-{owner}", headers=key(owner))
+        heard: list[str] = []
+        while not heard or "session_ended" not in heard[-1]:
+            heard.append(str(socket.recv(PATIENCE_S)))
+        assert "heard-of-bob" in heard[-1]
+        assert "ann" not in str(heard)
+
+
+def test_the_documentation_says_what_to_send(running: Gateway) -> None:
+    """The OpenAPI document names both headers, and the paths that need neither."""
+    document = call(running, "GET", "/openapi.json").json()
+    schemes = document["components"]["securitySchemes"]
+    assert sorted(name for each in document["security"] for name in each) == sorted(schemes)
+    assert {scheme["type"] for scheme in schemes.values()} == {"http", "apiKey"}
+    free = {path for path, item in document["paths"].items() if item.get("get", {}).get("security") == []}
+    assert free == OPEN & document["paths"].keys()
+
+
 def test_each_owner_has_a_default_session(running: Gateway) -> None:
     """Calls at the root without a session mean the caller's own."""
     for owner in KEYS:

@@ -28,6 +28,8 @@ BAD: list[tuple[Mapping[str, str], str]] = [
     ({"PROCESSOR_ID": "p", "NODE_POOL": "yes"}, "NODE_POOL"),
     ({"PROCESSOR_ID": "p", "NODE_POOL": "1"}, "PROCESSOR_ID"),
     ({"PROCESSOR_ID": "p", "DEPLOYMENT_SECRET_FILE": "/nowhere/secret"}, "DEPLOYMENT_SECRET_FILE"),
+    ({"PROCESSOR_ID": "p", "REQUIRE_TOKEN": "yes"}, "REQUIRE_TOKEN"),
+    ({"PROCESSOR_ID": "p", "REQUIRE_TOKEN": "true"}, "REQUIRE_TOKEN"),
 ]
 
 
@@ -65,6 +67,7 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
             "LOG_LEVEL": "debug",
             "IDLE_TIMEOUT_S": "1.5",
             "DEPLOYMENT_SECRET_FILE": str(secret),
+            "REQUIRE_TOKEN": "true",
             "RECALL_THRESHOLD": "0",
             "SORT_SYMBOLS": "false",
         }
@@ -73,7 +76,19 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
     assert (settings.mongo_url, settings.mongo_database) == ("mongodb://db/?replicaSet=rs", "other")
     assert (settings.home, settings.host, settings.port) == (tmp_path, "::1", 0)
     assert (settings.log_level, settings.idle_timeout_s, settings.deployment_secret) == ("DEBUG", 1.5, "hush")
+    assert settings.require_token
+    assert "hush" not in repr(settings)
     assert (settings.defaults.recall_threshold, settings.defaults.sort_symbols) == (0.0, False)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True)]
+    + [("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("kato-node", False)],
+)
+def test_a_node_knows_whether_only_this_machine_reaches_it(host: str, loopback: bool) -> None:
+    """Loopback's own addresses and name are this machine's alone; any other host may be reached from elsewhere."""
+    assert from_environment({"PROCESSOR_ID": "p", "HOST": host}).host_is_loopback is loopback
 
 
 def test_a_pool_node_has_no_processor() -> None:

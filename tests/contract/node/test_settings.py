@@ -83,8 +83,10 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("host", "loopback"),
-    [("127.0.0.1", True), ("127.1.2.3", True), ("::1", True), ("localhost", True)]
-    + [("0.0.0.0", False), ("::", False), ("10.0.0.1", False), ("kato-node", False)],
+    [
+        *((host, True) for host in ("127.0.0.1", "127.1.2.3", "::1", "localhost")),
+        *((host, False) for host in ("0.0.0.0", "::", "10.0.0.1", "kato-node")),
+    ],
 )
 def test_a_node_knows_whether_only_this_machine_reaches_it(host: str, loopback: bool) -> None:
     """Loopback's own addresses and name are this machine's alone; any other host may be reached from elsewhere."""

@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 STARTED_AT := $(shell date +%s)
 
-.PHONY: help up demo test check format bench lock clean
+.PHONY: help up demo test check format docs bench lock clean
 
 help: ## Show what can be asked for
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 14
@@ -31,6 +31,9 @@ check: $(VENV)/.dev ## Lint, formatting, types
 format: $(VENV)/.dev ## Apply the formatter and the linter's safe fixes
 	@$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+docs: $(VENV)/.dev ## Renew what the pages in docs/ say of routes, settings, limits, errors and log events
+	@exec $(PY) docs/generate.py
 
 bench: $(VENV)/.dev ## Measure against the targets (BENCH="name name" for some)
 	@exec $(PY) -m benchmarks $(BENCH)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kato_gateway.activity import Activity
-from kato_gateway.domain.errors import NodeNotFound, SessionExpired, SessionNotFound
-from kato_gateway.domain.owners import meant, permits
+from kato_gateway.domain.errors import Conflict, Forbidden, NodeNotFound, SessionExpired, SessionNotFound
+from kato_gateway.domain.owners import may_name, meant, permits
 from kato_gateway.domain.policy import expires_at_s
-from kato_gateway.domain.sessions import EndReason, NodeRecord, NodeState, SessionRecord, slid
+from kato_gateway.domain.sessions import LIVE_STATUSES, EndReason, NodeRecord, NodeState, SessionRecord, slid
 from kato_gateway.ground import Ground
-from kato_gateway.registry.base import SessionQuery
+from kato_gateway.registry.base import Change, OwnerChange, SessionQuery
 
 
 class Directory:
@@ -58,6 +58,10 @@ class Directory:
         """Return how many sessions the query has."""
         return await self._ground.registry.count_sessions(query)
 
+    async def owes_purge(self, processor_id: str) -> bool:
+        """Return whether the processor has yet to be purged."""
+        return processor_id in await self._ground.registry.purges()
+
     async def nodes(self) -> Sequence[NodeRecord]:
         """Return every node that has not ended, by id."""
         return [node for node in await self._ground.registry.nodes() if node.state is not NodeState.ENDED]
@@ -70,3 +74,22 @@ class Directory:
         if node is None:
             raise NodeNotFound(name)
         return node
+
+    async def owning(self, record: SessionRecord) -> Sequence[Change]:
+        """Return what makes the session's processor its owner's for good. Raises: Forbidden if it is another's."""
+        if record.owner is None:
+            return []
+        taken = [name for name in (record.session_id, record.processor_id) if not may_name(name, caller=record.owner)]
+        owner = await self._ground.registry.owner(record.processor_id)
+        if owner is not None and not permits(owner, caller=record.owner):
+            taken.append(record.processor_id)
+        if taken:
+            raise Forbidden(f"The name {taken[0]!r} is somebody else's; choose another one.")
+        return [OwnerChange(processor_id=record.processor_id, owner=record.owner)]
+
+    async def check_alone(self, record: SessionRecord) -> None:
+        """Raise Conflict if another session uses the session's processor."""
+        query = SessionQuery(processor_id=record.processor_id, statuses=LIVE_STATUSES)
+        others = await self._ground.registry.count_sessions(query) - 1
+        if others > 0:
+            raise Conflict(f"{others} other sessions use processor {record.processor_id!r}; end them first.")

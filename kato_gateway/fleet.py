@@ -28,11 +28,19 @@ from kato_gateway.events import Event
 from kato_gateway.ground import Ground
 from kato_gateway.janitor import Janitor
 from kato_gateway.lookout import Lookout
+from kato_gateway.opening import access_token, opening
 from kato_gateway.pool import RETRY_AFTER_S, Claim, Pool
-from kato_gateway.registry.base import Change, Leftover, LeftoverChange, NodeChange, SessionChange, SessionQuery
+from kato_gateway.registry.base import (
+    Change,
+    Leftover,
+    LeftoverChange,
+    NodeChange,
+    PurgeChange,
+    SessionChange,
+    SessionQuery,
+)
 from kato_gateway.tasks import Flights, Locks, all_of
-from kato_node.wire.control import BindReply, BindRequest, OpenSession
-from kato_node.wire.tokens import Grant, issued
+from kato_node.wire.control import BindReply, BindRequest
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +80,7 @@ class Fleet:
         self._locks = Locks()
         self._placing: Flights[Placement] = Flights(ground.tasks)
         self._doubting: Flights[None] = Flights(ground.tasks)
+        self._purging: Flights[None] = Flights(ground.tasks)
 
     def serves(self, node: NodeRecord) -> bool:
         """Whether the node is known to serve the processor that it holds in this record."""
@@ -143,23 +152,54 @@ class Fleet:
             if not serving(sessions):
                 await self._janitor.end(node)
 
-    async def _place(self, session: SessionRecord) -> Placement:
-        processor_id = session.processor_id
+    async def purge(self, processor_id: str) -> None:
+        """Have a node delete everything that the processor has, if that is owed; one is woken for it if need be.
+
+        Raises: as `place`; then it is still owed.
+        """
+        await self._purging.join(processor_id, lambda: self._purge(processor_id))
+
+    async def _purge(self, processor_id: str) -> None:
         async with self._locks.hold(processor_id):
-            for _ in range(_ATTEMPTS):
-                known = self._known.get(processor_id)
-                if known is not None:
-                    return _shared(known)
-                holder = await self._ground.registry.node_of(processor_id)
-                if holder is None:
-                    placement = await self._bind(session)
-                else:
-                    settled = await self._settle(holder)
-                    placement = None if settled is None else _shared(settled)
-                if placement is not None:
-                    self.adopt(placement.node)
-                    return placement
+            if await self._owes_purge(processor_id):
+                await self._placed(processor_id, None)
+        await self.tidy(processor_id)
+
+    async def _place(self, session: SessionRecord) -> Placement:
+        async with self._locks.hold(session.processor_id):
+            return await self._placed(session.processor_id, session)
+
+    async def _placed(self, processor_id: str, session: SessionRecord | None) -> Placement:
+        """Find or bind the processor's node, its lock held. A purge that is owed comes before everything else."""
+        for _ in range(_ATTEMPTS):
+            purge = await self._owes_purge(processor_id)
+            known = self._known.get(processor_id)
+            if known is not None and not purge:
+                return _shared(known)
+            holder = await self._ground.registry.node_of(processor_id)
+            if holder is None:
+                placement = await self._bind(processor_id, session, purge=purge)
+            else:
+                settled = await self._settle(holder)
+                is_good = settled is not None and (not purge or await self._purged(settled))
+                placement = _shared(settled) if settled is not None and is_good else None
+            if placement is not None:
+                self.adopt(placement.node)
+                return placement
         raise NodeFailed(f"No node could be bound to processor {processor_id!r}; try again.")
+
+    async def _owes_purge(self, processor_id: str) -> bool:
+        return processor_id in await self._ground.registry.purges()
+
+    async def _purged(self, node: NodeRecord) -> bool:
+        """Have the bound node purge its processor; False if it is not what it seemed. Raises: as `place`."""
+        try:
+            await self._ground.client.purge(node, timeout_s=self._ground.policy.bind_timeout_s)
+        except NodeFailed as error:
+            _log.warning("purge_failed", extra={"node_id": node.node_id, "reason": error.message})
+            return False
+        await self._ground.registry.apply([PurgeChange(processor_id=node.processor_id or "", owed=False)])
+        return True
 
     async def _doubt(self, node_id: str) -> None:
         self.forget(node_id)
@@ -209,20 +249,24 @@ class Fleet:
             after = bound(node, epoch=answer.epoch, at_s=self._ground.clock.now_s())
             await self._ground.registry.apply([NodeChange(before=node, after=after)])
 
-    async def _bind(self, session: SessionRecord) -> Placement | None:
-        """Bind a pool member to the session's processor; None: try again, or another node holds the processor."""
+    async def _bind(self, processor_id: str, session: SessionRecord | None, *, purge: bool) -> Placement | None:
+        """Bind a pool member to the processor; None: try again, or another node holds the processor."""
         ground = self._ground
         with self._pool.serving():
             began_s = ground.clock.now_s()
-            leftovers = await self._closable(session.processor_id, None)
-            claim = await self._pool.claim(session.processor_id)
+            leftovers = await self._closable(processor_id, None)
+            claim = await self._pool.claim(processor_id)
             if claim is None:
                 return None
             claimed_s = ground.clock.now_s()
             placement: Placement | None = None
             try:
-                reply = await self._bound(claim, session, leftovers)
-                placement = await self._recorded(claim, reply, session, leftovers)
+                request = self._request(processor_id, session, leftovers, purge=purge)
+                reply = await self._bound(claim, request)
+                settled: list[Change] = [LeftoverChange(leftover=leftover, remember=False) for leftover in leftovers]
+                if purge:
+                    settled.append(PurgeChange(processor_id=processor_id, owed=False))
+                placement = await self._recorded(claim, reply, session, settled)
             except (NodeFailed, NodeRefused) as error:
                 if isinstance(error, NodeRefused) and error.code not in _LOST:
                     raise
@@ -240,41 +284,50 @@ class Fleet:
             }
             return replace(placement, timings_ms=timings_ms)
 
-    async def _bound(self, claim: Claim, session: SessionRecord, leftovers: Sequence[Leftover]) -> BindReply:
-        """Tell the node what it is. Raises: NodeRefused, NodeFailed (also: another node took it), NodeTimeout."""
-        policy = self._ground.policy
-        request = BindRequest(
-            processor_id=session.processor_id,
-            idle_timeout_s=policy.idle_timeout_s,
-            session=opening(session),
-            own_session=session.owns_processor,
+    def _request(
+        self, processor_id: str, session: SessionRecord | None, leftovers: Sequence[Leftover], *, purge: bool
+    ) -> BindRequest:
+        return BindRequest(
+            processor_id=processor_id,
+            idle_timeout_s=self._ground.policy.idle_timeout_s,
+            session=None if session is None else opening(session),
+            own_session=session is not None and session.owns_processor,
             ended_sessions=sorted({leftover.session_id for leftover in leftovers}),
+            purge=purge,
         )
-        reply = await self._ground.client.bind(claim.node, request, timeout_s=policy.bind_timeout_s)
+
+    async def _bound(self, claim: Claim, request: BindRequest) -> BindReply:
+        """Tell the node what it is. Raises: NodeRefused, NodeFailed (also: another node took it), NodeTimeout."""
+        timeout_s = self._ground.policy.bind_timeout_s
+        reply = await self._ground.client.bind(claim.node, request, timeout_s=timeout_s)
         told = (reply.identity.node_id, reply.identity.state, reply.identity.processor_id)
-        if told != (claim.node.node_id, "bound", session.processor_id) or reply.identity.epoch is None:
+        if told != (claim.node.node_id, "bound", request.processor_id) or reply.identity.epoch is None:
             raise NodeFailed(f"Node {claim.node.node_id} was bound and answers as {told}.")
         return reply
 
     async def _recorded(
-        self, claim: Claim, reply: BindReply, session: SessionRecord, leftovers: Sequence[Leftover]
+        self, claim: Claim, reply: BindReply, session: SessionRecord | None, settled: Sequence[Change]
     ) -> Placement | None:
-        """Record the bind and, unless it has changed meanwhile, the session as active; None: the node was given up."""
+        """Record the bind, what it settled and, unless it has changed meanwhile, the session as active.
+
+        Returns: None if the node was given up.
+        """
         registry, now_s = self._ground.registry, self._ground.clock.now_s()
         node = bound(claim.node, epoch=reply.identity.epoch or 0, at_s=now_s)
-        changes: list[Change] = [NodeChange(before=claim.node, after=node)]
-        changes += [LeftoverChange(leftover=leftover, remember=False) for leftover in leftovers]
+        changes: list[Change] = [NodeChange(before=claim.node, after=node), *settled]
         opened: SessionRecord | None = None
-        if reply.session is not None:
+        made = False
+        if session is not None and reply.session is not None:
             opened = activated(session, node_id=node.node_id, effective_config=reply.session.config)
-        made = opened is not None and await registry.apply([*changes, SessionChange(before=session, after=opened)])
+            made = await registry.apply([*changes, SessionChange(before=session, after=opened)])
         if not made:
             opened = None
             if not await registry.apply(changes):
                 current = await registry.node(node.node_id)
                 if current is None or (current.state, current.epoch) != (NodeState.BOUND, node.epoch):
                     return None
-                node = current
+                node = current  # a sweep was quicker
+                await registry.apply(settled)
         self._ground.events.publish(
             Event(kind="node_bound", at_s=now_s, processor_id=node.processor_id, node_id=node.node_id)
         )
@@ -304,20 +357,6 @@ class Fleet:
             _log.info("session_not_closed", extra={"session_id": leftover.session_id, "reason": error.message})
         else:
             await self._ground.registry.apply([LeftoverChange(leftover=leftover, remember=False)])
-
-
-def access_token(session: SessionRecord, *, secret: str) -> str:
-    """Return what proves to the node of the session's processor that a call is this session's."""
-    return issued(Grant(session_id=session.session_id, processor_id=session.processor_id), secret=secret)
-
-
-def opening(session: SessionRecord) -> OpenSession:
-    """Return the message that opens the session on a node."""
-    return OpenSession(
-        session_id=session.session_id,
-        incarnation=session.incarnation,
-        config=dict(session.config),  # type: ignore[arg-type]  # pydantic's name for the same JSON
-    )
 
 
 def _shared(node: NodeRecord) -> Placement:

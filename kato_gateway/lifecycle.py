@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 from container_manager.runtime import Runtime
@@ -20,8 +20,8 @@ from kato_gateway.configs import Configs
 from kato_gateway.creating import TTL_S_MAX, Created, CreateSession, Start, check, check_ttl
 from kato_gateway.dataplane.routes import Route, RouteTable
 from kato_gateway.directory import Directory
-from kato_gateway.domain.errors import Conflict, Forbidden, GatewayError, GatewayStopping, SessionNotFound
-from kato_gateway.domain.owners import may_name, meant, permits
+from kato_gateway.domain.errors import Conflict, GatewayError, GatewayStopping, SessionNotFound
+from kato_gateway.domain.owners import meant, permits
 from kato_gateway.domain.policy import LifecyclePolicy
 from kato_gateway.domain.sessions import (
     EndReason,
@@ -34,15 +34,23 @@ from kato_gateway.domain.sessions import (
     new_session,
 )
 from kato_gateway.events import Event, Events
-from kato_gateway.fleet import POLL_S, Fleet, access_token
+from kato_gateway.fleet import POLL_S, Fleet
 from kato_gateway.ground import Ground, NewSpec
 from kato_gateway.janitor import Janitor
 from kato_gateway.lookout import Lookout
 from kato_gateway.nodes import NodeClient
 from kato_gateway.opener import Opener
+from kato_gateway.opening import access_token
 from kato_gateway.pool import Pool
 from kato_gateway.recovery import Recovery
-from kato_gateway.registry.base import Change, Leftover, LeftoverChange, OwnerChange, Registry, SessionChange
+from kato_gateway.registry.base import (
+    Change,
+    Leftover,
+    LeftoverChange,
+    PurgeChange,
+    Registry,
+    SessionChange,
+)
 from kato_gateway.shutdown import end_everything
 from kato_gateway.survey import Survey
 from kato_gateway.tasks import Tasks
@@ -223,16 +231,28 @@ class Lifecycle:
         return await self.configs.effective(session_id, owner=owner)
 
     async def end(
-        self, session_id: str, reason: EndReason = EndReason.DELETED, *, owner: str | None = None
+        self,
+        session_id: str,
+        reason: EndReason = EndReason.DELETED,
+        *,
+        owner: str | None = None,
+        purge: bool = False,
     ) -> SessionRecord:
         """End the session in whatever state it is, and its node if that serves nobody else; patterns stay.
 
-        Raises: SessionNotFound, SessionExpired if it has ended already; Conflict, RegistryUnavailable.
+        Args:
+            purge: delete everything that its processor has, too. What cannot be done now is done before anybody uses
+                the processor again, and in any case soon.
+
+        Raises: SessionNotFound, SessionExpired if it has ended already; Conflict, RegistryUnavailable. Conflict also if
+            another session uses the processor that is to be purged.
         """
         self._check_serving()
         for _ in range(_ROUNDS):
             record = await self.directory.session(session_id, owner=owner)
-            if await self._ground.tasks.outlive("end", self._end(record, reason)):
+            if purge:
+                await self.directory.check_alone(record)
+            if await self._ground.tasks.outlive("end", self._end(record, reason, purge=purge)):
                 return ended(record, reason=reason, at_s=self._ground.clock.now_s())
         raise _changing(session_id)
 
@@ -249,6 +269,8 @@ class Lifecycle:
     async def _sweep(self) -> None:
         try:
             await self._recovery.sweep()
+            for processor_id in await self._ground.registry.purges():
+                self._ground.tasks.spawn("purge", self._fleet.purge(processor_id))
         finally:
             if self._serving:
                 self.pool.fill()
@@ -301,31 +323,24 @@ class Lifecycle:
                 config=wanted.config,
                 metadata=wanted.metadata,
             )
-            changes = [SessionChange(before=found, after=record), *await self._owning(record)]
+            changes = [SessionChange(before=found, after=record), *await self.directory.owning(record)]
             if await self._ground.registry.apply(changes):
                 self._tell_session("session_created", record)
                 return record, True
         raise _changing(session_id)
 
-    async def _owning(self, record: SessionRecord) -> Sequence[Change]:
-        """Return what makes the session's processor its owner's for good. Raises: Forbidden if it is another's."""
-        if record.owner is None:
-            return []
-        taken = [name for name in (record.session_id, record.processor_id) if not may_name(name, caller=record.owner)]
-        owner = await self._ground.registry.owner(record.processor_id)
-        if owner is not None and not permits(owner, caller=record.owner):
-            taken.append(record.processor_id)
-        if taken:
-            raise Forbidden(f"The name {taken[0]!r} is somebody else's; choose another one.")
-        return [OwnerChange(processor_id=record.processor_id, owner=record.owner)]
-
-    async def _end(self, record: SessionRecord, reason: EndReason) -> bool:
+    async def _end(self, record: SessionRecord, reason: EndReason, *, purge: bool = False) -> bool:
         """End the session as it stands in this record; False if the record has moved on."""
         after = ended(record, reason=reason, at_s=self._ground.clock.now_s())
         leftover = Leftover(
             processor_id=record.processor_id, session_id=record.session_id, incarnation=record.incarnation
         )
-        changes = (SessionChange(before=record, after=after), LeftoverChange(leftover=leftover, remember=True))
+        changes: list[Change] = [
+            SessionChange(before=record, after=after),
+            LeftoverChange(leftover=leftover, remember=True),
+        ]
+        if purge:
+            changes.append(PurgeChange(processor_id=record.processor_id, owed=True))
         try:
             if not await self._ground.registry.apply(changes):
                 return False
@@ -333,9 +348,11 @@ class Lifecycle:
             self.routes.drop_session(record.session_id)  # whatever came of it, the next call finds out
         self._opener.close(record.session_id)
         self._tell_session("session_ended", after)
-        tidying = self._ground.tasks.spawn("tidy", self._fleet.tidy(record.processor_id))
+        policy, work = self._ground.policy, self._fleet.purge if purge else self._fleet.tidy
+        tidying = self._ground.tasks.spawn("tidy", work(record.processor_id))
         if not self._opener.is_opening(record.session_id):  # else whoever finds it a node is told, and tidies
-            await asyncio.wait({tidying}, timeout=self._ground.policy.call_timeout_s)
+            timeout_s = policy.start_timeout_s + policy.bind_timeout_s if purge else policy.call_timeout_s
+            await asyncio.wait({tidying}, timeout=timeout_s)
         return True
 
     async def _end_node(self, node: NodeRecord) -> None:

@@ -31,8 +31,9 @@ from kato_gateway.domain.sessions import (
     new_session,
 )
 from kato_gateway.events import Event
-from kato_gateway.fleet import Fleet, Placement, opening
+from kato_gateway.fleet import Fleet, Placement
 from kato_gateway.ground import Ground
+from kato_gateway.opening import opening
 from kato_gateway.registry.base import Change, Leftover, LeftoverChange, OwnerChange, SessionChange
 from kato_gateway.tasks import Flights
 

@@ -11,7 +11,7 @@ from fastapi.requests import HTTPConnection
 from kato_gateway.api import schemas
 from kato_gateway.api.replies import session_reply
 from kato_gateway.dataplane.plane import OWNER
-from kato_gateway.domain.errors import InvalidSession, NodeNotFound
+from kato_gateway.domain.errors import NodeNotFound
 from kato_gateway.domain.sessions import Json, NodeRecord, SessionRecord
 from kato_gateway.lifecycle import TTL_S_MAX, CreateSession, Lifecycle
 
@@ -70,11 +70,12 @@ class SessionRoutes:
         return await self._shown(request, await self._lifecycle.extend(session_id, ttl_s=ttl_seconds, owner=owner))
 
     async def end(self, session_id: str, owner: Owner, purge: bool = False) -> schemas.DeletedSession:
-        """End a session, and its node if that serves nobody else. What its processor learned stays."""
-        if purge:
-            raise InvalidSession([("purge", "is not available yet; without it the learned patterns stay")])
-        ended = await self._lifecycle.end(session_id, owner=owner)
-        return schemas.DeletedSession(status="deleted", session_id=session_id, processor_id=ended.processor_id)
+        """End a session, and its node if that serves nobody else. What its processor learned stays, unless purged."""
+        ended = await self._lifecycle.end(session_id, owner=owner, purge=purge)
+        purged = purge and not await self._lifecycle.directory.owes_purge(ended.processor_id)
+        return schemas.DeletedSession(
+            status="deleted", session_id=session_id, processor_id=ended.processor_id, purged=purged
+        )
 
     async def _shown(self, request: Request, record: SessionRecord) -> schemas.Session:
         config = await self._lifecycle.effective_config(record.session_id)

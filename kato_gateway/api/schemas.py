@@ -88,11 +88,15 @@ class CreatedSession(Session):
 
 
 class DeletedSession(Reply):
-    """A session has ended; what its processor learned stays."""
+    """A session has ended; what its processor learned stays, unless it was to be purged."""
 
     status: Literal["deleted"]
     session_id: str
     processor_id: str
+    purged: bool = Field(
+        description="all that the processor had is deleted; asked for and false: that is done soon, and before "
+        "anybody uses the processor again"
+    )
 
 
 class GatewayHealth(Reply):

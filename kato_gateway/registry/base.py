@@ -1,8 +1,8 @@
 """The protocol that every registry obeys; tests/conformance holds each of them to it.
 
-A registry keeps documents under string ids: sessions, nodes, leftovers, and the owners of processors. It decides
-nothing: a change names the document that it replaces and the one that comes after, and is made only if the first still
-stands (compare and set).
+A registry keeps documents under string ids: sessions, nodes, leftovers, the owners of processors, and the purges that
+are owed to processors. It decides nothing: a change names the document that it replaces and the one that comes after,
+and is made only if the first still stands (compare and set).
 It locks nothing beyond one transaction, so several gateways may share one registry.
 """
 
@@ -56,7 +56,19 @@ class OwnerChange:
     owner: str
 
 
-Change: TypeAlias = SessionChange | NodeChange | LeftoverChange | OwnerChange
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PurgeChange:
+    """Owe the deletion of everything that the processor has, or no more once a node has done it.
+
+    It cannot become owed while a live session uses the processor, the changes before this one made. Either may have
+    been done before.
+    """
+
+    processor_id: str
+    owed: bool
+
+
+Change: TypeAlias = SessionChange | NodeChange | LeftoverChange | OwnerChange | PurgeChange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +104,8 @@ class Registry(Protocol):
         """Make all changes durably, or none; return whether they were made.
 
         They are not made if a `before` no longer stands, if a new document's id is taken, if another node holds the
-        processor that a node is to hold, or another owner has the one that an owner is to have. On
-        RegistryUnavailable they may or may not have been made.
+        processor that a node is to hold, another owner has the one that an owner is to have, or a live session uses
+        the one whose purge is to be owed. On RegistryUnavailable they may or may not have been made.
         """
 
     async def session(self, session_id: str) -> SessionRecord | None:
@@ -119,6 +131,9 @@ class Registry(Protocol):
 
     async def owner(self, processor_id: str) -> str | None:
         """Return whose the processor is, None if it is nobody's yet."""
+
+    async def purges(self) -> Sequence[str]:
+        """Return the processors to which a purge is owed, sorted."""
 
     async def leftovers(self, processor_id: str) -> Sequence[Leftover]:
         """Return what the processor's store may still have of ended sessions, by session id."""

@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, TypeVar
 
-from kato_gateway.domain.sessions import HOLDING_STATES, NodeRecord, NodeState, SessionRecord
+from kato_gateway.domain.sessions import HOLDING_STATES, LIVE_STATUSES, NodeRecord, NodeState, SessionRecord
 from kato_gateway.registry.base import (
     Change,
     Leftover,
     LeftoverChange,
     OwnerChange,
+    PurgeChange,
     SessionChange,
     SessionQuery,
 )
@@ -43,6 +44,7 @@ class MemoryTables:
     nodes: Table = field(default_factory=dict)
     leftovers: Table = field(default_factory=dict)
     owners: Table = field(default_factory=dict)
+    purges: Table = field(default_factory=dict)
 
 
 class MemoryRegistry:
@@ -59,6 +61,7 @@ class MemoryRegistry:
         self._nodes = tables.nodes
         self._leftovers = tables.leftovers
         self._owners = tables.owners
+        self._purges = tables.purges
 
     async def open(self) -> None:
         """Do nothing: there is nothing to connect to."""
@@ -109,6 +112,10 @@ class MemoryRegistry:
         found = await self._call("owner", lambda: self._owners.get(processor_id))
         return str(found["owner"]) if found else None
 
+    async def purges(self) -> Sequence[str]:
+        """See Registry."""
+        return await self._call("purges", lambda: sorted(self._purges))
+
     async def leftovers(self, processor_id: str) -> Sequence[Leftover]:
         """See Registry."""
         found = await self._call(
@@ -130,7 +137,7 @@ class MemoryRegistry:
         for change in changes:
             table, key, expected, after = self._step(change)
             stored = table.get(key)
-            if not _stands(stored, expected, change) or self._held_by_another(after):
+            if not _stands(stored, expected, change) or self._held_by_another(after) or self._in_use(change):
                 for undone, undone_key, document in reversed(undo):
                     _put(undone, undone_key, document)
                 return False
@@ -145,6 +152,8 @@ class MemoryRegistry:
         if isinstance(change, OwnerChange):
             document = owner_document(change)
             return self._owners, str(document["_id"]), document, document
+        if isinstance(change, PurgeChange):
+            return self._purges, change.processor_id, None, {"_id": change.processor_id} if change.owed else None
         before: Document | None
         after: Document | None
         if isinstance(change, SessionChange):
@@ -163,6 +172,12 @@ class MemoryRegistry:
         holder = self._holder(str(after["processor_id"]))
         return holder is not None and holder["_id"] != after["_id"]
 
+    def _in_use(self, change: Change) -> bool:
+        if not isinstance(change, PurgeChange) or not change.owed:
+            return False
+        query = SessionQuery(processor_id=change.processor_id, statuses=LIVE_STATUSES)
+        return bool(self._matching(query, ""))
+
     def _holder(self, processor_id: str) -> Document | None:
         holding = (node for node in self._nodes.values() if node["state"] in _HOLDING)
         return next((node for node in holding if _is_of(node, processor_id)), None)
@@ -177,7 +192,7 @@ class MemoryRegistry:
 
 
 def _stands(stored: Document | None, expected: Document | None, change: Change) -> bool:
-    if isinstance(change, LeftoverChange):
+    if isinstance(change, LeftoverChange | PurgeChange):
         return True
     if isinstance(change, OwnerChange):
         return stored in (None, expected)

@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 import sqlite3
 
-from kato_gateway.domain.sessions import HOLDING_STATES
+from kato_gateway.domain.sessions import HOLDING_STATES, LIVE_STATUSES
 
 VERSION = 1
 
 HOLDING = ", ".join(sorted(f"'{state.value}'" for state in HOLDING_STATES))
+LIVING = ", ".join(sorted(f"'{status.value}'" for status in LIVE_STATUSES))
 
 COLUMNS = {
     "sessions": (
@@ -58,6 +59,7 @@ CREATE TABLE IF NOT EXISTS leftovers (
 CREATE INDEX IF NOT EXISTS leftovers_by_processor ON leftovers (processor_id);
 CREATE TABLE IF NOT EXISTS owners (
     _id TEXT PRIMARY KEY, owner TEXT NOT NULL, document TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS purges (_id TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
 """
 
 

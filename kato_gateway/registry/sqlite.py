@@ -21,6 +21,7 @@ from kato_gateway.registry.base import (
     LeftoverChange,
     NodeChange,
     OwnerChange,
+    PurgeChange,
     SessionChange,
     SessionQuery,
 )
@@ -36,7 +37,7 @@ from kato_gateway.registry.documents import (
     session_document,
     session_record,
 )
-from kato_gateway.registry.schema import COLUMNS, HOLDING, UnknownSchema, brought_up
+from kato_gateway.registry.schema import COLUMNS, HOLDING, LIVING, UnknownSchema, brought_up
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[sqlite3.Connection], object]
@@ -96,11 +97,11 @@ class SqliteRegistry:
 
     async def apply(self, changes: Sequence[Change]) -> bool:
         """See Registry."""
-        steps = [_step(change) for change in changes]
+        steps = [(*_step(change), _may_be_done(change)) for change in changes]
 
         def work(connection: sqlite3.Connection) -> bool:
-            for statement, values in steps:
-                if connection.execute(statement, values).rowcount == 0 and "leftovers" not in statement:
+            for statement, values, may_be_done in steps:
+                if connection.execute(statement, values).rowcount == 0 and not may_be_done:
                     raise _Refused
             return True
 
@@ -150,6 +151,13 @@ class SqliteRegistry:
         """See Registry."""
         found = await self._documents("SELECT document FROM owners WHERE _id = ?", (processor_id,))
         return str(found[0]["owner"]) if found else None
+
+    async def purges(self) -> Sequence[str]:
+        """See Registry."""
+        found = await self._call(
+            lambda connection: connection.execute("SELECT _id FROM purges ORDER BY _id").fetchall(), writes=False
+        )
+        return [processor_id for (processor_id,) in found]
 
     async def leftovers(self, processor_id: str) -> Sequence[Leftover]:
         """See Registry."""
@@ -262,6 +270,11 @@ def _settle(future: asyncio.Future[object], outcome: object) -> None:
         future.set_result(outcome)
 
 
+def _may_be_done(change: Change) -> bool:
+    """Whether the change stands, too, where there is nothing left to do."""
+    return isinstance(change, LeftoverChange) or (isinstance(change, PurgeChange) and not change.owed)
+
+
 def _step(change: Change) -> tuple[str, tuple[Plain, ...]]:
     """Return the statement that makes the change, or touches no row if it may not be made."""
     if isinstance(change, LeftoverChange):
@@ -273,6 +286,12 @@ def _step(change: Change) -> tuple[str, tuple[Plain, ...]]:
     if isinstance(change, OwnerChange):
         statement, values = _insert("owners", owner_document(change))
         return f"{statement} ON CONFLICT (_id) DO UPDATE SET owner = owner WHERE owner = excluded.owner", values
+    if isinstance(change, PurgeChange):
+        return _purge_step(change)
+    return _compared_step(change)
+
+
+def _compared_step(change: SessionChange | NodeChange) -> tuple[str, tuple[Plain, ...]]:
     table, before, after = _documents_of(change)
     if before is None:
         return _insert(table, after or {})
@@ -283,6 +302,16 @@ def _step(change: Change) -> tuple[str, tuple[Plain, ...]]:
     columns = COLUMNS[table]
     assigned = ", ".join(f"{name} = ?" for name in (*columns, "document"))
     return f"UPDATE {table} SET {assigned} WHERE {compared}", (*_row(table, after), *expected)  # noqa: S608
+
+
+def _purge_step(change: PurgeChange) -> tuple[str, tuple[Plain, ...]]:
+    if not change.owed:
+        return "DELETE FROM purges WHERE _id = ?", (change.processor_id,)
+    statement = (
+        "INSERT OR REPLACE INTO purges (_id, document) SELECT ?, '{}' WHERE NOT EXISTS "  # noqa: S608 - our own words
+        f"(SELECT 1 FROM sessions WHERE processor_id = ? AND status IN ({LIVING}))"
+    )
+    return statement, (change.processor_id, change.processor_id)
 
 
 def _documents_of(change: SessionChange | NodeChange) -> tuple[str, Document | None, Document | None]:

@@ -15,7 +15,12 @@ PUBLIC_METHODS_MAX = 12
 # qualified name -> reason; a function may never exceed 70 lines.
 LONG_FUNCTIONS: dict[str, str] = {}
 LONG_FILES: dict[str, str] = {}
-WIDE_CLASSES: dict[str, str] = {}
+_ONE_EACH = "one reading call for each kind of what a registry keeps"
+WIDE_CLASSES: dict[str, str] = {
+    "kato_gateway.registry.base.Registry": _ONE_EACH,
+    "kato_gateway.registry.memory.MemoryRegistry": _ONE_EACH,
+    "kato_gateway.registry.sqlite.SqliteRegistry": _ONE_EACH,
+}
 
 
 @pytest.mark.parametrize("module", modules(), ids=lambda module: module.name)

@@ -34,6 +34,7 @@ from kato_gateway.registry.base import (
     LeftoverChange,
     NodeChange,
     OwnerChange,
+    PurgeChange,
     Registry,
     SessionChange,
     SessionQuery,
@@ -343,3 +344,26 @@ async def test_a_caller_that_leaves_harms_nobody(registry: Registry) -> None:
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert [outcome for number, outcome in enumerate(outcomes) if number != 4] == [True] * 8
     assert await registry.count_sessions(SessionQuery()) in {8, 9}
+
+
+async def test_a_purge_is_owed_until_it_is_made(another: Another) -> None:
+    """Purges are a set that outlives the registry; forgetting one that is not owed is no error."""
+    first = await another()
+    for processor_id in ("b", "a", "a"):
+        assert await first.apply([PurgeChange(processor_id=processor_id, owed=True)])
+    assert await first.purges() == ["a", "b"]
+    second = await another()
+    for _ in range(2):
+        assert await second.apply([PurgeChange(processor_id="a", owed=False)])
+    assert await second.purges() == ["b"]
+
+
+async def test_a_processor_in_use_is_owed_no_purge(registry: Registry) -> None:
+    """A purge cannot become owed while a session of the processor lives; one that ends with it is none."""
+    one = session("one")
+    await add(registry, one, session("two", on="q"))
+    owing = PurgeChange(processor_id=one.processor_id, owed=True)
+    assert not await registry.apply([owing])
+    over = ended(one, reason=EndReason.DELETED, at_s=5.0)
+    assert await registry.apply([SessionChange(before=one, after=over), owing])
+    assert await registry.purges() == [one.processor_id]

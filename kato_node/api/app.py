@@ -57,7 +57,7 @@ def create_app(node: Node, settings: Settings) -> FastAPI:
         title=app.title,
         version=app.version,
         description=_DESCRIPTION,
-        own_sessions=not settings.require_token,
+        require_token=settings.require_token,
     )
     app.openapi = cache(described)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     app.add_middleware(

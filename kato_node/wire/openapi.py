@@ -70,22 +70,39 @@ def components(operations: Iterable[Operation] = OPERATIONS) -> dict[str, Schema
     return found
 
 
-def document(*, title: str, version: str, description: str, own_sessions: bool) -> Schema:
+def document(*, title: str, version: str, description: str, require_token: bool) -> Schema:
     """Return a whole document of a node.
 
     Args:
-        own_sessions: whether the node has sessions of its own (wire.sessions).
+        require_token: whether every operation needs a session's token; if so the node has no sessions of its own
+            (wire.sessions).
     """
-    own = sessions.OPERATIONS if own_sessions else ()
+    own = () if require_token else sessions.OPERATIONS
     items = paths(own, parameters=(), tag="sessions") | paths()
     for root in sessions.ROOTS:
         for path, item in paths(prefix=f"{root}/{{session_id}}", parameters=(), tag="operations of a session").items():
             items[path] = {"parameters": [_parameter("session_id", path, sessions.PARAMETER)], **item}
-    return {
+    made: Schema = {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version, "description": description + WEBSOCKET},
         "paths": items,
         "components": {"schemas": components([*own, *OPERATIONS])},
+    }
+    return _with_token(made) if require_token else made
+
+
+def _with_token(document: Schema) -> Schema:
+    """Return the document of a node that asks for a token everywhere but on /health."""
+    paths, parts = document["paths"], document["components"]
+    assert isinstance(paths, dict)
+    assert isinstance(parts, dict)
+    health = {method: {**described, "security": []} for method, described in paths["/health"].items()}
+    token = {"type": "http", "scheme": "bearer", "description": "the session's access_token"}
+    return {
+        **document,
+        "paths": {**paths, "/health": health},
+        "components": {**parts, "securitySchemes": {"token": token}},
+        "security": [{"token": []}],
     }
 
 

@@ -16,6 +16,7 @@ from kato_gateway.dataplane.admit import (
     Own,
     Refuse,
     admit,
+    takes_lines,
 )
 from kato_gateway.domain.owners import NO_KEYS, KeyTable, key_table
 from kato_node.wire.operations import OPERATIONS
@@ -242,3 +243,23 @@ def test_without_keys_web_pages_of_elsewhere_are_refused(method: str, target: st
     assert decision.code == "FORBIDDEN"
     allowed = decide(method, target, keys=KEYS, x_api_key=ANN, **headers)
     assert getattr(allowed, "code", "") not in {"FORBIDDEN", "UNAUTHENTICATED"}
+
+
+def test_one_path_may_mean_several_operations() -> None:
+    """What is asked of a pattern depends on the method, and only what changes it needs a key; all are told of."""
+    for method, mutating in (("GET", False), ("PUT", True), ("DELETE", True)):
+        decision = decide(method, "/sessions/a/pattern/x")
+        assert decision == Forward(session_id="a", target="/pattern/x", mutating=mutating)
+    refused = decide("POST", "/sessions/a/pattern/x")
+    assert isinstance(refused, Refuse)
+    assert refused.allow == ("GET", "PUT", "DELETE")
+
+
+@pytest.mark.parametrize("place", ["", "/sessions/a", "/session/a", "/v2/sessions/a"])
+def test_only_an_import_may_be_of_any_length(place: str) -> None:
+    """Lines that a node reads as they come have no limit, wherever the session is named; nothing else has none."""
+    assert takes_lines("POST", f"{place}/import".encode())
+    assert not takes_lines("GET", f"{place}/import".encode())
+    assert not takes_lines("POST", f"{place}/observe".encode())
+    assert not takes_lines("POST", f"{place}/pattern/import".encode())
+    assert not takes_lines("POST", b"/x/import")

@@ -18,6 +18,7 @@ from kato_gateway.dataplane.proxy import new_client
 from kato_gateway.dataplane.routes import Route
 from kato_gateway.domain.errors import GatewayError, SessionNotFound
 from kato_gateway.domain.owners import NO_KEYS, KeyTable
+from kato_gateway.events import Events
 from kato_gateway.lifecycle import Lifecycle
 from kato_node.wire.server import Heartbeat, Server, server_config
 
@@ -155,6 +156,7 @@ class Places(Lifecycle):
 
     def __post_init__(self) -> None:
         self.activity = Activity(lambda: 0.0)
+        self.events = Events()
 
     async def resolve(self, session_id: str, *, owner: str | None = None) -> Route:
         """Return the session's first place, at epoch 1, 2, … as places are lost."""

@@ -93,14 +93,14 @@ def document(*, title: str, version: str, description: str, require_token: bool)
 
 def _with_token(document: Schema) -> Schema:
     """Return the document of a node that asks for a token everywhere but on /health."""
-    paths, parts = document["paths"], document["components"]
-    assert isinstance(paths, dict)
+    items, parts = document["paths"], document["components"]
+    assert isinstance(items, dict)
     assert isinstance(parts, dict)
-    health = {method: {**described, "security": []} for method, described in paths["/health"].items()}
+    health = {method: {**described, "security": []} for method, described in items["/health"].items()}
     token = {"type": "http", "scheme": "bearer", "description": "the session's access_token"}
     return {
         **document,
-        "paths": {**paths, "/health": health},
+        "paths": {**items, "/health": health},
         "components": {**parts, "securitySchemes": {"token": token}},
         "security": [{"token": []}],
     }

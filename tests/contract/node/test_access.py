@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 
 import httpx
@@ -66,6 +67,33 @@ async def test_every_operation_needs_a_token(guarded: Served, method: str, path:
     refused(await call(**bearing(token("s")), **{"X-Session-ID": "default"}), 403, "FORBIDDEN")
     right = await call(**bearing(token("s")), **{"X-Session-ID": "s"})
     assert right.status_code not in {401, 403}
+
+
+async def test_everything_published_needs_a_token(guarded: Served) -> None:
+    """The document of such a node says so, of all but /health, and it is so; sessions are the gateway's to make."""
+    document = (await guarded.http.get("/openapi.json")).raise_for_status().json()
+    assert document["security"] == [{"token": []}]
+    assert list(document["components"]["securitySchemes"]) == ["token"]
+    methods = [
+        (method, path, operation.get("security") == [])
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if method != "parameters"
+    ]
+    assert [path for _, path, free in methods if free] == ["/health"]
+    for method, path, free in methods:
+        reply = await guarded.http.request(method.upper(), re.sub(r"\{[^}]*\}", "x", path))
+        assert (reply.status_code == 401) is not free, (method, path)
+    refused(await guarded.http.post("/sessions", json={}, headers=bearing(token())), 404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize("root", ["/sessions", "/v2/sessions"])
+async def test_a_session_in_the_path_must_be_the_tokens(guarded: Served, root: str) -> None:
+    """A path that names another session than the token is FORBIDDEN, its health included."""
+    for path in ("stm", "health"):
+        refused(await guarded.http.get(f"{root}/default/{path}", headers=bearing(token("s"))), 403, "FORBIDDEN")
+        refused(await guarded.http.get(f"{root}/default/{path}"), 401, "UNAUTHENTICATED")
+        assert (await guarded.http.get(f"{root}/s/{path}", headers=bearing(token("s")))).status_code == 200
 
 
 async def test_a_token_selects_its_session(guarded: Served) -> None:

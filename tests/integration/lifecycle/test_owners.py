@@ -92,6 +92,19 @@ async def test_a_processor_is_its_first_owners_beyond_its_sessions(world: World)
         await assert_sound(world, gateway)
 
 
+async def test_a_purged_processor_stays_its_owners(world: World) -> None:
+    """Nobody else gets its name, and with it what an access token of before would open; its owner may use it again."""
+    async with serving(world, policy=COLD) as gateway:
+        await created(world, gateway, "s", owner="ann")
+        with pytest.raises(SessionNotFound):
+            await world.run(gateway.end("s", owner="bob", purge=True))
+        await world.run(gateway.end("s", owner="ann", purge=True))
+        with pytest.raises(Forbidden):
+            await created(world, gateway, "s", owner="bob")
+        assert (await created(world, gateway, "s", owner="ann")).created
+        await assert_sound(world, gateway)
+
+
 async def test_of_two_owners_at_once_one_gets_the_processor(world: World) -> None:
     """Two owners who name a new processor at the same time do not share it."""
     async with serving(world, policy=COLD) as gateway:

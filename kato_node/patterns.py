@@ -64,11 +64,7 @@ class ProcessorPatterns:
     async def page(self, *, after: str, limit: int, contains: str | None) -> tuple[Reply, str | None]:
         """Return {patterns, total} of those after the name, and the name that the next page begins after, if any."""
         stale = await self._settled()
-        if self._listed is None or self._listed[:2] != (self._ltm.version, contains):
-            view = self._ltm.view()
-            patterns = await self._predictor.worked_out(partial(survey.listing, view, contains=contains))
-            self._listed = (view.version, contains, patterns)
-        page = survey.page(self._listed[2], after=after, limit=limit)
+        page = survey.page(await self._listing(contains), after=after, limit=limit)
         body: Reply = {"patterns": [replies.pattern(pattern) for pattern in page.patterns], "total": page.total}
         return await self._answer(body, stale=stale), page.after
 
@@ -100,6 +96,15 @@ class ProcessorPatterns:
             reply={"status": "deleted", "name": display_name(bare_name(pattern_id))},
             edits=(lambda ltm: edit.deleted(ltm, pattern_id),),
         )
+
+    async def _listing(self, contains: str | None) -> Sequence[Pattern]:
+        """Return the listing of now, which is worked out once for all of its pages."""
+        view = self._ltm.view()
+        if self._listed is not None and self._listed[:2] == (view.version, contains):
+            return self._listed[2]
+        patterns = await self._predictor.worked_out(partial(survey.listing, view, contains=contains))
+        self._listed = (view.version, contains, patterns)
+        return patterns
 
     async def _surveyed(self, name: str, survey_of: Callable[[LtmView], Json]) -> Reply:
         stale = await self._settled()

@@ -15,8 +15,6 @@ import pytest
 from kato_node.domain.learn import pattern_name
 from tests.e2e.gateway_process import Gateway, gateway
 
-Json = dict[str, object]
-
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:

@@ -99,7 +99,7 @@ class KatoContainerManager:
     ) -> None:
         self._home = (home or Path(os.environ.get("KATO_HOME") or DEFAULT_HOME)).expanduser().absolute()
         choice = choose_runtime(self._home, os.environ) if runtime is None else Choice(runtime=runtime, reason="given")
-        logger.info("runtime %s: %s", choice.runtime.name, choice.reason)
+        logger.info("runtime_chosen", extra={"runtime": choice.runtime.name, "reason": choice.reason})
         self._runtime = choice.runtime
         self._timeout_s = timeout_s
         self._created: set[str] = set()

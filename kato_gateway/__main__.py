@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack, closing
+from pathlib import Path
 
 import uvloop
 from fastapi import FastAPI
@@ -112,7 +113,7 @@ def _listening(settings: Settings) -> socket.socket:
 
 async def _run(settings: Settings, spec: NewSpec, listener: socket.socket, started_at_s: float | None) -> None:
     """Run from the first node to the last. Raises: GatewayError, ContainerError."""
-    signals = _Signals()
+    signals = _Signals(settings.home)
     async with AsyncExitStack() as stack:
         lifecycle, runtime, app = await _opened(settings, spec, stack)
         _say_what_is_not_enforced(settings, runtime)
@@ -153,12 +154,14 @@ def _policy(settings: Settings) -> LifecyclePolicy:
 async def _serve(app: FastAPI, listener: socket.socket, signals: _Signals, welcome: str) -> None:
     """Serve until asked to stop; calls under way are finished, sockets closed with 1012."""
     # Up to the limit of a body, the node answers a message that is too large; beyond, its socket closes (1009).
+    _log.info("gateway_started", extra={"address": listener.getsockname()[:2], "pid": os.getpid()})
     config = server_config(app, message_bytes_max=BODY_BYTES_MAX, grace_s=_GRACE_S)
     server = Server(config, on_serving=lambda: _say(welcome))
     serving = asyncio.create_task(server.serve([listener]))
     try:
         await _unless(signals.stop, asyncio.shield(serving))
     finally:
+        _log.info("gateway_stopping")
         _say("KATO is stopping; another Ctrl-C hurries.")
         server.stop()
         if not await _unless(signals.hurry, asyncio.shield(serving)):
@@ -167,17 +170,18 @@ async def _serve(app: FastAPI, listener: socket.socket, signals: _Signals, welco
 
 
 class _Signals:
-    """SIGINT, SIGTERM and a closed terminal: the first asks to stop, another one to hurry.
+    """SIGINT, SIGTERM and a closed terminal: the first asks to stop, another one to hurry. SIGHUP: see logs.
 
-    Made inside the running loop. Under nohup a closed terminal stays without effect.
+    Made inside the running loop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, home: Path) -> None:
         self.stop = asyncio.Event()
         self.hurry = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                asyncio.get_running_loop().add_signal_handler(number, self._received)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._received)
+        logs.reread_on_hangup(loop, home, at_terminal_end=self._received)
 
     def _received(self) -> None:
         if self.stop.is_set():
@@ -210,7 +214,7 @@ async def _kill_all(runtime: Runtime) -> None:
     outcomes = await asyncio.gather(*(runtime.stop(node_id, grace_s=0.0) for node_id in alive), return_exceptions=True)
     for node_id, outcome in zip(alive, outcomes, strict=True):
         if isinstance(outcome, BaseException):
-            _log.error("node not stopped", exc_info=outcome, extra={"node_id": node_id})
+            _log.error("node_not_stopped", exc_info=outcome, extra={"node_id": node_id})
 
 
 def _welcome(settings: Settings, listener: socket.socket, started_at_s: float | None) -> str:
@@ -234,7 +238,7 @@ def _say_what_is_not_enforced(settings: Settings, runtime: Runtime) -> None:
         ("NODE_CPUS_MAX", settings.node_cpus_max, able.limits_cpus),
     ):
         if value is not None and not enforced:
-            print(f"kato-gateway: {name} is not enforced by runtime {runtime.name}", file=sys.stderr)
+            _log.warning("limit_not_enforced", extra={"setting": name, "runtime": runtime.name})
 
 
 def _failed(error: Exception, status: int) -> int:

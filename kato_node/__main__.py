@@ -14,6 +14,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import uvloop
 
@@ -64,7 +65,7 @@ def _run(settings: Settings, listener: socket.socket) -> int:
     except (KeyboardInterrupt, asyncio.CancelledError):
         return FAILED
     except Exception:  # noqa: BLE001 - the outer edge: whatever it is, a line in the log and no traceback
-        _log.exception("node failed")
+        _log.exception("node_failed")
         return FAILED
 
 
@@ -81,12 +82,12 @@ async def _started(settings: Settings, listener: socket.socket) -> int:
             await node.bind(BindSpec(processor_id=settings.processor_id, idle_timeout_s=settings.idle_timeout_s))
         except StoreError as error:
             return _failed(str(error), FAILED)
-    _drain_on_signals(node)
+    _take_signals(node, settings.home)
     host, port = listener.getsockname()[:2]
     facts = {"node_id": node.node_id, "processor_id": settings.processor_id, "host": host, "port": port}
-    _log.info("node started", extra=facts)
+    _log.info("node_started", extra=facts)
     await serve(node, settings, listener)
-    _log.info("node stopped", extra={**facts, "reason": node.stop_reason})
+    _log.info("node_stopped", extra={**facts, "reason": node.stop_reason})
     return FENCED if node.stop_reason == "fenced" else OKAY
 
 
@@ -112,8 +113,8 @@ async def serve(node: Node, settings: Settings, listener: socket.socket) -> None
     await serving
 
 
-def _drain_on_signals(node: Node) -> None:
-    """Drain at the first SIGTERM or SIGINT; a second one does not wait for what is in flight."""
+def _take_signals(node: Node, home: Path) -> None:
+    """Drain at the first SIGTERM or SIGINT; a second one does not wait for what is in flight. SIGHUP: see logs."""
     running = asyncio.current_task()
     draining: list[asyncio.Task[None]] = []
 
@@ -122,8 +123,10 @@ def _drain_on_signals(node: Node) -> None:
             running.cancel()
         draining.append(asyncio.create_task(node.drain()))
 
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, drain)
+        loop.add_signal_handler(number, drain)
+    logs.reread_on_hangup(loop, home, at_terminal_end=drain)
 
 
 def _store_opener(settings: Settings) -> Callable[[str], Store]:

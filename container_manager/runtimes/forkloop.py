@@ -11,7 +11,6 @@ import os
 import selectors
 import signal
 import socket
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from typing import Any
 
 from container_manager.runtimes import lockfiles, nodelogs
 from container_manager.runtimes.forking import GO, REPORT_BYTES_MAX, Entry, Order, code_of, fork_node
+from container_manager.runtimes.forklog import ForkLog
 from container_manager.runtimes.jsonlines import JsonLines, Malformed
 from container_manager.runtimes.lockfiles import LockRecord
 
@@ -85,6 +85,7 @@ class ForkServer:
         log_bytes_max: int,
     ) -> None:
         self._home = home
+        self._log = ForkLog(home)
         self._entry = entry
         self._hello = {"hello": {"fingerprint": fingerprint}}
         self._listener = listener
@@ -155,21 +156,24 @@ class ForkServer:
                 kept = {trace.node_id for trace in traces} | {birth.order.record.node_id for birth in self._births}
                 nodelogs.prune(logs, live=kept, keep_max=GONE_LOGS_MAX)
 
-    # Signals: children are reaped, whoever's they were; a request to end is a request to retire.
+    # Signals: children are reaped, whoever's they were; a request to end is one to retire; SIGHUP reads the level.
 
     def _catch_signals(self) -> None:
         woken, wake = socket.socketpair()
         for end in (woken, wake):
             end.setblocking(False)
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGCHLD, *_ENDING):
+        for number in (signal.SIGCHLD, signal.SIGHUP, *_ENDING):
             signal.signal(number, lambda _number, _frame: None)  # what matters is the byte in the pair
         self._wake = wake
         self._selector.register(woken, selectors.EVENT_READ, lambda: self._woken(woken))
 
     def _woken(self, woken: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
-            if set(woken.recv(4096)) & set(_ENDING):
+            numbers = set(woken.recv(4096))
+            if signal.SIGHUP in numbers:
+                self._log.reread()
+            if numbers & set(_ENDING):
                 self._retire()
         self._reap()
 
@@ -182,7 +186,9 @@ class ForkServer:
                     return
                 for node in self._nodes.values():
                     if node.record.pid == pid:
-                        _log("node ended", node_id=node.record.node_id, status=os.waitstatus_to_exitcode(status))
+                        self._log.info(
+                            "node_ended", node_id=node.record.node_id, status=os.waitstatus_to_exitcode(status)
+                        )
         self._childless = True
 
     # Clients.
@@ -191,7 +197,7 @@ class ForkServer:
         try:
             connection, _ = self._listener.accept()
         except OSError as error:  # the client is gone, or we are out of descriptors: it will try again
-            _log("accept failed", error=str(error))
+            self._log.warning("accept_failed", reason=str(error))
             time.sleep(_PAUSE_S)
             return
         client = JsonLines(connection)
@@ -354,11 +360,6 @@ def _reported(pair: socket.socket) -> dict[str, Any] | None:
     except OSError:
         return None
     return dict(json.loads(content)) if content else None
-
-
-def _log(event: str, **facts: object) -> None:
-    with contextlib.suppress(OSError):  # a full disk is no reason to end
-        sys.stderr.write(json.dumps({"ts": time.time(), "level": "INFO", "event": event, **facts}) + "\n")
 
 
 def _understood(message: Mapping[str, object]) -> tuple[int, Order]:

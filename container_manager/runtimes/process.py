@@ -214,7 +214,7 @@ class ProcessRuntime:
             await self._end(record, 0.0)
             self._forget(node_id)
         except RuntimeUnavailable as error:
-            logger.warning("a failed start left kato-%s behind: %s", node_id, error)
+            logger.warning("start_left_behind", extra={"node_id": node_id, "reason": repr(error)})
 
     # Lock files and signals.
 

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from kato_gateway.dataplane.routes import Route
 from kato_gateway.domain.errors import GatewayError, NodeFailed, NodeTimeout
+from kato_node.wire import logs
 
 T = TypeVar("T")
 
@@ -124,6 +125,8 @@ async def attempt(
         async with (patience or Patience(limits.answer_s)).lasting():
             for number in range(limits.tries_max):
                 route = await resolver.resolve(session_id, owner=owner)
+                facts = {"processor_id": route.processor_id, "epoch": route.epoch, "node_id": route.node_id}
+                logs.context.set({**logs.context.get(), **facts})
                 try:
                     return await call(route)
                 except NodeLost:

@@ -71,7 +71,7 @@ class DataPlane:
             await _deliver(answer, receive, send)
         except AnswerBroken:
             # The head is out: that the connection ends too early is all that the client can still be told.
-            _log.warning("reply broken off")
+            _log.warning("reply_broken_off")
 
 
 def _head(scope: Scope) -> Head:

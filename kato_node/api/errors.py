@@ -25,7 +25,7 @@ def translate(error: Exception) -> ErrorReply | None:
         retry = {} if wait_s is None else {"Retry-After": str(math.ceil(wait_s))}
         return ErrorReply(code=error.code, message=error.message, details=error.details, headers=retry)
     if isinstance(error, StoreError):
-        _log.warning("store failed", extra={"code": error.code, "reason": str(error)})
+        _log.warning("store_failed", extra={"code": error.code, "reason": str(error)})
         return ErrorReply(code=error.code, message=_store_message(error))
     return None
 

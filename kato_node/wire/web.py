@@ -97,7 +97,7 @@ def explain(error: Exception, translate: Translate) -> ErrorReply:
     told = wire_reply(error) if isinstance(error, WireError) else translate(error)
     if told is not None:
         return told
-    _log.error("request failed", exc_info=error)
+    _log.error("request_failed", exc_info=error)
     message = "Something went wrong on our side; the log has it under this request id."
     request_id = logs.context.get().get("request_id")
     return ErrorReply(code="INTERNAL_ERROR", message=message, details={"request_id": request_id})

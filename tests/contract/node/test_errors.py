@@ -239,7 +239,7 @@ async def test_a_mistake_of_ours_is_an_internal_error_without_a_traceback(
     error = error_of(reply)
     assert (reply.status_code, error["code"], error["details"]) == (500, "INTERNAL_ERROR", {"request_id": "find-me"})
     assert not any(word in reply.text for word in ("Traceback", "RuntimeError", "words", ".py"))
-    failed = [line for line in lines if line["event"] == "request failed"]
+    failed = [line for line in lines if line["event"] == "request_failed"]
     assert [(line["request_id"], line["exception"]) for line in failed] == [("find-me", "RuntimeError")]
     assert "the words" not in json.dumps(lines)
 

@@ -52,7 +52,7 @@ async def running(home: Path, **settings: str) -> AsyncIterator[Program]:
     try:
         assert process.stderr is not None
         started = json.loads(await process.stderr.readline())
-        assert started["event"] == "node started", started
+        assert started["event"] == "node_started", started
         async with httpx.AsyncClient(base_url=f"http://{started['host']}:{started['port']}", timeout=30) as client:
             yield Program(process=process, http=client)
     finally:

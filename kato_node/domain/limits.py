@@ -18,7 +18,7 @@ class Limits:
         metadata_depth_max: nesting of lists and objects in metadata (a flat object has 1); keeps recursion bounded.
         observations_max: observations of one sequence.
         stm_events_max: events of the STM.
-        stm_bytes_max: UTF-8 bytes of the STM's symbols.
+        stm_bytes_max: UTF-8 bytes of the STM's symbols, each counted as 4 at least, so that empty ones count too.
         pattern_bytes_max: bytes of one pattern with its emotives and metadata, and of what a session carries beside
             its STM until it learns (emotives, metadata, unlearned vectors).
     """

@@ -19,6 +19,7 @@ Emotives: TypeAlias = Mapping[str, float]
 Metadata: TypeAlias = Mapping[str, Json]
 
 _UNMEASURED = -1
+_SYMBOL_BYTES_MIN = 4  # what the shortest symbol counts, since quotes and commas are kept too
 _ENTRY_BYTES = 64  # what an entry costs besides its text, so that many tiny ones count too
 
 
@@ -59,7 +60,7 @@ class SessionState:
         metadata: the same of metadata.
         percept: None before the first observation and after a clear.
         vectors: the summed vector of each observation since the last learn that had any, oldest first.
-        stm_bytes: UTF-8 bytes of the STM's symbols. Derived: leave it out, and it is measured.
+        stm_bytes: what its events count (event_bytes). Derived: leave it out, and it is measured.
         carried_bytes: bytes of emotives, metadata and vectors. Derived like `stm_bytes`; both are carried along so that
             an observe need not measure the whole STM.
     """
@@ -89,8 +90,8 @@ def text_bytes(text: str) -> int:
 
 
 def event_bytes(event: Event) -> int:
-    """Return the UTF-8 bytes of the event's symbols."""
-    return sum(map(text_bytes, event))
+    """Return what the event counts against the limits: its symbols' UTF-8 bytes, at least 4 for each."""
+    return sum(max(_SYMBOL_BYTES_MIN, text_bytes(symbol)) for symbol in event)
 
 
 def entry_bytes(entry: Emotives | Metadata) -> int:

@@ -204,7 +204,8 @@ def test_clear_all() -> None:
     ("limits", "fitting", "beyond"),
     [
         (Limits(stm_events_max=2), {"strings": ["b"]}, {"strings": ["b"]}),
-        (Limits(stm_bytes_max=4), {"strings": ["é"]}, {"strings": ["éa"]}),
+        (Limits(stm_bytes_max=10), {"strings": ["ééé"]}, {"strings": ["éééa"]}),
+        (Limits(stm_bytes_max=12), {"strings": ["", "a"]}, {"strings": ["", "a", "b"]}),
         (Limits(pattern_bytes_max=100), {"vectors": [[0.0] * 12]}, {"vectors": [[0.0] * 13]}),
         (Limits(pattern_bytes_max=80), {"emotives": {"x": 1.0}}, {"emotives": {"x" * 10: 1.0}}),
         (Limits(pattern_bytes_max=80), {"metadata": {"x": 1}}, {"metadata": {"x": "é" * 10}}),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from kato_node.domain.config import Config
@@ -13,7 +12,9 @@ from kato_node.domain.ltm import Ltm
 from kato_node.domain.predict import predict
 from kato_node.domain.state import Stm, Vector
 from kato_node.domain.vectors import neighbors_of
+from kato_node.errors import WrongNode
 from kato_node.replies import Shown, shown
+from kato_node.thread import DedicatedThread
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ class Predictor:
     """Computes one thing at a time; remembers the newest answers, which are never to be changed in place."""
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="matching")  # starts it at first use
+        self._thread: DedicatedThread | None = DedicatedThread("matching")
         self._turn = asyncio.Lock()
         self._remembered: OrderedDict[tuple[Stm, int, Config], Shown] = OrderedDict()
 
@@ -58,8 +59,10 @@ class Predictor:
             return await self._run(call)
 
     def close(self) -> None:
-        """Let go of the thread, after what it is doing."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Let go of the thread, without waiting for what it is doing."""
+        if self._thread is not None:
+            self._thread.stop()
+            self._thread = None
 
     def _recalled(self, stm: Stm, config: Config, ltm: Ltm) -> Shown | None:
         key = (stm, ltm.version, config)
@@ -68,4 +71,6 @@ class Predictor:
         return self._remembered.get(key)
 
     async def _run(self, call: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        if self._thread is None:
+            raise WrongNode("This node has ended; ask the gateway for the session's node.")
+        return await self._thread.run(call)

@@ -23,7 +23,7 @@ from kato_node.store.base import (
     StoreUnavailable,
 )
 from kato_node.store.documents import Row, SessionDelta, Track, TrackDelta
-from kato_node.store.thread import DedicatedThread
+from kato_node.thread import DedicatedThread
 
 T = TypeVar("T")
 Value = str | int | bytes | None

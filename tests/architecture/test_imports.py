@@ -44,7 +44,9 @@ RULES = (
     Rule(prefix="kato_node", own="kato_node", may=()),
     Rule(prefix="kato_node.domain", own="kato_node.domain", not_stdlib=PURE),
     Rule(prefix="kato_node.wire", own="kato_node.wire", may=("pydantic",)),
-    Rule(prefix="kato_node.store", own="kato_node.store", may=("kato_node.domain", "pymongo", "bson")),
+    Rule(
+        prefix="kato_node.store", own="kato_node.store", may=("kato_node.domain", "kato_node.thread", "pymongo", "bson")
+    ),
     Rule(prefix="kato_node.api", own="kato_node.api", may=("fastapi", "starlette", "pydantic", "kato_node")),
     Rule(prefix="kato_node.settings", own="kato_node.settings", may=("kato_node.domain", "kato_node.wire")),
     Rule(prefix="kato_node.__main__", own="kato_node", may=("uvloop", "kato_node", "fastapi")),

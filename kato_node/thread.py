@@ -1,6 +1,6 @@
-"""One thread of our own, for a driver that blocks and wants all its calls from one thread.
+"""One thread of our own: for a driver that blocks and wants all its calls from one thread, or for long work.
 
-An executor of one worker does the same with two more locks on the way; the observe path crosses here twice.
+An executor of one worker does the same with two more locks on the way, and has the interpreter wait for it at exit.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ class DedicatedThread:
 
     def __init__(self, name: str) -> None:
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        # A daemon: a node that is told to exit does not wait for a disk that hangs.
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
+        # A daemon: a node that is told to exit does not wait for a disk that hangs, or for what nobody will read.
+        threading.Thread(target=self._work, name=name, daemon=True).start()
 
     async def run(self, call: Callable[[], T]) -> T:
         """Return what the call returns, or raise what it raises. A cancelled caller does not stop the call."""
@@ -33,9 +32,8 @@ class DedicatedThread:
         return await future
 
     def stop(self) -> None:
-        """End the thread; it must have nothing to do any more."""
+        """End the thread after what it has to do, without waiting for that; nothing more may be asked of it."""
         self._calls.put(None)
-        self._thread.join()
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:

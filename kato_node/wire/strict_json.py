@@ -14,8 +14,9 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 
 DEPTH_MAX = 128
 _TOO_DEEP = [("body", f"nested deeper than {DEPTH_MAX} levels")]
-# What only a look at the values can decide: floats that overflow. A run of digits or an exponent is their only source.
-_HUGE_NUMBER = re.compile(rb"[eE]\+?\d{3}|\d{300}")
+# What only a look at the values can decide: floats that overflow, at 309 digits. An exponent of three digits may be the
+# source, or one of two behind at least 210.
+_HUGE_NUMBER = re.compile(rb"[eE]\+?\d{3}|\d{200}")
 
 
 def loads(raw: bytes) -> Json:
@@ -54,7 +55,7 @@ def dumps(value: object) -> bytes:
 
 
 def canonical(value: object) -> bytes:
-    """Return a text that equals another's exactly when the two JSON values are equal: sorted, compact, ASCII."""
+    """Return a text of the JSON value, the same for every order of its keys: sorted, compact, ASCII."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 

@@ -40,7 +40,7 @@ from kato_gateway.registry.base import (
     SessionQuery,
 )
 from kato_gateway.tasks import Flights, Locks, all_of
-from kato_node.wire.control import BindReply, BindRequest
+from kato_node.wire.control import BindReply, BindRequest, EndedSession
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ class Fleet:
             raise NodeFailed(f"Node {node.node_id} is not bound.")
         return Route(
             session_id=session.session_id,
+            incarnation=session.incarnation,
             processor_id=node.processor_id,
             epoch=node.epoch,
             node_id=node.node_id,
@@ -292,7 +293,9 @@ class Fleet:
             idle_timeout_s=self._ground.policy.idle_timeout_s,
             session=None if session is None else opening(session),
             own_session=session is not None and session.owns_processor,
-            ended_sessions=sorted({leftover.session_id for leftover in leftovers}),
+            ended_sessions=[
+                EndedSession(session_id=leftover.session_id, incarnation=leftover.incarnation) for leftover in leftovers
+            ],
             purge=purge,
         )
 

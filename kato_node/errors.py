@@ -64,6 +64,17 @@ class WrongNode(ServiceError):
     code = "WRONG_NODE"
 
 
+class WrongIncarnation(ServiceError):
+    """The session of this id is another than the one that is meant: that one has ended, or its route is old."""
+
+    code = "WRONG_NODE"  # to the gateway the same: it finds out where the id leads now
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(
+            f"Session {session_id!r} is not the one that this call was meant for.", {"session_id": session_id}
+        )
+
+
 class AlreadyBound(ServiceError):
     """A node is bound once, for life."""
 

@@ -6,16 +6,17 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, TypeVar, cast
 
 from kato_node.domain.config import Config
+from kato_node.domain.errors import DomainError
 from kato_node.domain.limits import Limits
-from kato_node.errors import AlreadyBound, IllegalMove, WrongNode
+from kato_node.errors import AlreadyBound, IllegalMove, ServiceError, WrongNode
 from kato_node.patterns import ProcessorPatterns
 from kato_node.processor import Processor, Setup, take
 from kato_node.reads import ProcessorReads
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _STATM = Path("/proc/self/statm")
+
+DRAIN_MAX_S = 8.0  # whoever asked for it has its own patience: 10 s, as a rule
 
 NodeState = Literal["unbound", "binding", "bound", "draining"]
 StopReason = Literal["idle", "fenced", "drained"]
@@ -63,7 +66,7 @@ class BindSpec:
     idle_timeout_s: float = 0.0
     session: Opening | None = None
     own_session: bool = False
-    ended_sessions: tuple[str, ...] = ()
+    ended_sessions: tuple[tuple[str, str], ...] = ()  # id and incarnation
     purge: bool = False
 
 
@@ -74,6 +77,7 @@ class Node:
         open_store: makes the store of a processor, which the node opens and closes.
         processor_name: shown by /status; None: the processor's id.
         clock_s: monotonic seconds, which go on while the process, or the machine, is stopped.
+        drain_max_s: for how long a drain waits for what is not applied yet, such as a body that only drips in.
 
     Attributes:
         node_id: its own id, for life.
@@ -90,6 +94,7 @@ class Node:
         limits: Limits,
         processor_name: str | None = None,
         clock_s: Callable[[], float] = boot_clock_s,
+        drain_max_s: float = DRAIN_MAX_S,
     ) -> None:
         self.node_id = node_id
         self.stopped = asyncio.Event()
@@ -99,6 +104,7 @@ class Node:
         self._limits = limits
         self._processor_name = processor_name
         self._clock_s = clock_s
+        self._drain_max_s = drain_max_s
         self._started_s = clock_s()
         self._state: NodeState = "unbound"
         self._processor: Processor | None = None
@@ -141,9 +147,20 @@ class Node:
         """This process's resident memory; 0 where there is no /proc."""
         return _resident_bytes()
 
-    def activity(self) -> AbstractContextManager[None]:
-        """Count one operation in flight: `with node.activity(): …`; not for pings, health or idle sockets."""
-        return self._activity
+    @asynccontextmanager
+    async def operation(self) -> AsyncIterator[None]:
+        """Count one operation in flight: `async with node.operation(): …`; not for pings, health or idle sockets.
+
+        What refuses it is an answer too, and leaves like every answer (architecture.md, decision 5): on the owner's
+        word alone. Raises: Fenced in its place.
+        """
+        with self._activity:
+            try:
+                yield
+            except (DomainError, ServiceError):
+                if self._processor is not None:
+                    await self._processor.vouch()
+                raise
 
     async def purge(self) -> None:
         """Delete every session and every pattern; see Processor. Raises: WrongNode unless bound."""
@@ -237,7 +254,11 @@ class Node:
         if self._idle_watch is not None:
             self._idle_watch.cancel()
         try:
-            await self._activity.quiet()
+            try:
+                async with asyncio.timeout(self._drain_max_s):
+                    await self._activity.quiet()
+            except TimeoutError:
+                log.warning("drain_cut", extra={"node_id": self.node_id, "after_s": self._drain_max_s})
             if self._processor is not None:
                 await self._processor.stop()
         except Exception:
@@ -302,8 +323,8 @@ async def _prepare(processor: Processor, spec: BindSpec) -> SessionView | None:
     service = processor.service
     if spec.purge:
         await processor.purge()
-    for session_id in spec.ended_sessions:
-        await service.close_session(session_id)
+    for session_id, incarnation in spec.ended_sessions:
+        await service.close_session(session_id, incarnation=incarnation)
     if spec.session is None:
         return None
     opening = spec.session

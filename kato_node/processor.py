@@ -73,9 +73,13 @@ class Processor:
 
         Raises: as Writer.commit.
         """
-        await asyncio.gather(*map(self.service.close_session, self._sessions.ids))
+        await asyncio.gather(*(self.service.close_session(name, incarnation=None) for name in self._sessions.ids))
         session = self._sessions.opening(DEFAULT_SESSION)
         await self._turns.run(session, partial(self._turns.commit, session, None, edits=(lambda _ltm: CLEARED,)))
+
+    async def vouch(self) -> None:
+        """Make sure that the processor is still ours. Raises: Fenced."""
+        await self._turns.vouch()
 
     async def stop(self) -> None:
         """Finish the calls that run, then let go of everything."""

@@ -20,9 +20,10 @@ from kato_node.writer import Writer
 class ProcessorReads:
     """The reading operations of one bound processor (api.md, section 1).
 
-    Every answer is checked to be the owner's (architecture.md, decision 5): a read may raise Fenced; with the store out
-    of reach it carries `degraded: true`. Raises also: SessionNotFound; StoreUnavailable for a session that is not
-    loaded yet. Callers must not change a reply in place: parts of it are remembered.
+    Every answer is checked to be the owner's (architecture.md, decision 5): a read may raise Fenced (for one that is
+    refused, Node.operation sees to it); with the store out of reach it carries `degraded: true`. Raises also:
+    SessionNotFound; StoreUnavailable for a session that is not loaded yet. Callers must not change a reply in place:
+    parts of it are remembered.
     """
 
     def __init__(
@@ -47,6 +48,14 @@ class ProcessorReads:
         self._predictor = predictor
         self._counters = counters
         self._started_s = started_s
+
+    async def meet(self, session_id: str | None, incarnation: str | None) -> str:
+        """Return the incarnation of the session that is meant, after seeing that it is this one (None: whichever).
+
+        A call that is made without waiting in between is that session's, or is refused: should it end while the call
+        waits for its turn, the call is not its successor's. Raises: SessionNotFound, WrongIncarnation.
+        """
+        return await self._sessions.meet(session_id, incarnation)
 
     async def session(self, session_id: str | None) -> SessionView:
         """Return the session's effective config and place in time; `created` is False."""
@@ -109,6 +118,7 @@ class ProcessorReads:
     async def status(self, session_id: str | None) -> Reply:
         """Return the counts of the processor, and the session's place in time."""
         session, stale = await self._looked_up(session_id)
+        stale |= await self._ltm_stale()
         state = _state(session)
         body: Reply = {
             "status": "okay",

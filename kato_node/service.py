@@ -20,12 +20,12 @@ from kato_node.errors import SessionOfGateway
 from kato_node.predictor import Predictor
 from kato_node.replies import Reply
 from kato_node.sequences import Course, SequenceRequest
-from kato_node.sessions import Session, Sessions, SessionView, new_record
+from kato_node.sessions import Listener, Session, Sessions, SessionView, new_record
 from kato_node.store.base import SessionRecord
 from kato_node.turns import RetryKey, Step, Turns
 from kato_node.writer import Edit
 
-__all__ = ["ProcessorService", "Reply", "RetryKey", "SequenceRequest", "SessionView"]
+__all__ = ["Listener", "ProcessorService", "Reply", "RetryKey", "SequenceRequest", "SessionView"]
 
 _BREATHER = 64  # observations of a sequence after which other calls have their turn on the event loop
 
@@ -85,11 +85,16 @@ class ProcessorService:
         after = new_record(session_id, incarnation=incarnation or "", overrides=own)
         return await self._turns.run(session, partial(self._opened, session, after, any_there=incarnation is None))
 
-    async def close_session(self, session_id: str) -> None:
-        """Delete the session's records; patterns stay. Idempotent: an unknown session is no error."""
+    async def close_session(self, session_id: str, *, incarnation: str | None) -> None:
+        """Delete the session's records, if it is of this incarnation (None: of whichever); patterns stay.
+
+        Idempotent: an unknown session is no error, and its successor of the same id is not touched.
+        """
         session = self._sessions.find(session_id)
-        if session is not None:
-            await self._turns.run(session, partial(self._closed, session))
+        if session is None:
+            await self._turns.vouch()
+        else:
+            await self._turns.run(session, partial(self._closed, session, incarnation))
 
     async def end_own_session(self, session_id: str) -> None:
         """Delete the records of a session that is the node's own. Raises: SessionNotFound, SessionOfGateway."""
@@ -133,27 +138,30 @@ class ProcessorService:
         """Change the session's config, wholly or not at all. Raises: ValidationFailed, IdempotencyKeyReused."""
         return await self._turns.mutate(session_id, retry, partial(self._update_genes, genes))
 
-    def subscribe(self, session_id: str | None, callback: Callable[[str], None]) -> Callable[[], None]:
-        """Call back with each pattern name (`PTRN|…`) that the session learns, after its commit, on the event loop.
+    def listen(self, session_id: str | None, listener: Listener) -> Callable[[], None]:
+        """Tell the listener of the session's learned patterns, each after its commit, and of the session's end.
 
-        Returns: what ends the subscription. Raises: SessionNotFound.
+        Returns: what stops it, at any time. Raises: SessionNotFound.
         """
-        subscribers = self._sessions.get(session_id).subscribers
-        subscribers.append(callback)
-        return partial(subscribers.remove, callback)
+        listeners = self._sessions.get(session_id).listeners
+        listeners.append(listener)
+        return lambda: listeners.remove(listener) if listener in listeners else None
 
     async def _opened(self, session: Session, after: SessionRecord, *, any_there: bool) -> SessionView:
         await self._sessions.load(session)
         known = session.record
         if known is not None and (any_there or known.incarnation == after.incarnation):
+            await self._turns.vouch()
             return session.view()
         await self._turns.commit(session, after)
         return session.view(created=True)
 
-    async def _closed(self, session: Session) -> None:
+    async def _closed(self, session: Session, incarnation: str | None) -> None:
         await self._sessions.load(session)
-        if session.record is not None:
+        if session.record is not None and incarnation in {None, session.record.incarnation}:
             await self._turns.commit(session, None)
+        else:
+            await self._turns.vouch()
 
     async def _ended(self, session: Session) -> None:
         if (await self._sessions.record(session)).incarnation:

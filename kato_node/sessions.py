@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from kato_node.domain.config import Config
 from kato_node.domain.state import EMPTY, Stm
-from kato_node.errors import SessionNotFound, TooManyCalls, TooManySessions
+from kato_node.errors import SessionNotFound, TooManyCalls, TooManySessions, WrongIncarnation
 from kato_node.store.base import SessionRecord, Store, effective, kept_in_memory
 from kato_node.writer import Writer
 
@@ -30,6 +30,14 @@ class SessionView:
     time: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Listener:
+    """Who is told of a session, on the event loop: each name that it learns, as shown; and, once, that it has ended."""
+
+    learned: Callable[[str], None]
+    ended: Callable[[], None]
+
+
 class Session:
     """One session in memory. Only its turn, and what runs at the end of its commit, change it.
 
@@ -40,7 +48,8 @@ class Session:
         turn: held by the call whose turn it is; first come, first served.
         unanswered: the calls that wait for their turn or have it.
         checkpoints: unique_id -> the STM that this observation is predicted from, oldest first.
-        subscribers: called back with each learned name.
+        ended: how many sessions of this id have ended here: whoever waited for one of them does not mean the next.
+        listeners: of the session that there is now.
     """
 
     def __init__(self, session_id: str, *, defaults: Config, loaded: bool) -> None:
@@ -52,7 +61,8 @@ class Session:
         self.loading = asyncio.Lock()
         self.unanswered = 0
         self.checkpoints: OrderedDict[str, Stm] = OrderedDict()
-        self.subscribers: list[Callable[[str], None]] = []
+        self.ended = 0
+        self.listeners: list[Listener] = []
         self._defaults = defaults
 
     @property
@@ -67,8 +77,8 @@ class Session:
             self.config = self._defaults
         elif known is None or record.overrides is not known.overrides:
             self.config = effective(self._defaults, record.overrides)
-        if record is None or known is None or record.incarnation != known.incarnation:
-            self.checkpoints.clear()
+        if known is not None and (record is None or record.incarnation != known.incarnation):
+            self._end()
         self.record = record and _light(record)
         self.loaded = True
 
@@ -80,6 +90,12 @@ class Session:
         while len(self.checkpoints) > CHECKPOINTS_MAX:
             self.checkpoints.popitem(last=False)
 
+    def tell(self, name: str) -> None:
+        """Tell the listeners of a learned name, later: nothing of theirs runs in the middle of a commit."""
+        loop = asyncio.get_running_loop()
+        for listener in self.listeners:
+            loop.call_soon(listener.learned, name)
+
     def view(self, *, created: bool = False) -> SessionView:
         """Return the session as its callers see it."""
         state = EMPTY if self.record is None else self.record.state
@@ -90,6 +106,15 @@ class Session:
             stm_length=len(state.stm),
             time=state.time,
         )
+
+    def _end(self) -> None:
+        """Let go of what belongs to the session that was here."""
+        self.ended += 1
+        self.checkpoints.clear()
+        loop = asyncio.get_running_loop()
+        for listener in self.listeners:
+            loop.call_soon(listener.ended)
+        self.listeners.clear()
 
 
 class Sessions:
@@ -149,6 +174,17 @@ class Sessions:
             raise SessionNotFound(session.session_id)
         return new_record(session.session_id)
 
+    async def meet(self, session_id: str | None, incarnation: str | None) -> str:
+        """Return the incarnation of the session that is meant, which is to be this one; None: whichever it is.
+
+        Raises: SessionNotFound, WrongIncarnation; as `record`.
+        """
+        session = self.get(session_id)
+        found = (await self.record(session)).incarnation
+        if incarnation not in {None, found}:
+            raise WrongIncarnation(session.session_id)
+        return found
+
     async def load(self, session: Session) -> None:
         """Bring the session's memory to what is stored, if it may differ. Raises: StoreUnavailable, Fenced."""
         if session.loaded:
@@ -167,7 +203,7 @@ class Sessions:
     def release(self, session: Session) -> None:
         """Count one call less; forget a session that does not exist and that nobody waits for."""
         session.unanswered -= 1
-        if not (session.exists or session.unanswered or session.subscribers):
+        if not (session.exists or session.unanswered or session.listeners):
             self._sessions.pop(session.session_id, None)
 
     def _add(self, session_id: str) -> Session:

@@ -15,7 +15,7 @@ from typing import TypeVar, cast
 from kato_node.domain.config import Config
 from kato_node.domain.errors import DomainError
 from kato_node.domain.state import SessionState, Stm
-from kato_node.errors import IdempotencyKeyReused, WrongNode
+from kato_node.errors import IdempotencyKeyReused, SessionNotFound, WrongNode
 from kato_node.ownership import Ownership
 from kato_node.replies import Reply
 from kato_node.sessions import Session, Sessions
@@ -87,7 +87,7 @@ class Turns:
         Raises: what `decide` raises; SessionNotFound, TooManyCalls, IdempotencyKeyReused; as Writer.commit.
         """
         session = self._sessions.get(session_id)
-        return await self.run(session, partial(self._mutated, session, retry, decide))
+        return await self.run(session, partial(self._mutated, session, session.ended, retry, decide))
 
     async def run(self, session: Session, work: Callable[[], Coroutine[None, None, T]]) -> T:
         """Do the work in the session's turn, whatever becomes of the caller.
@@ -109,6 +109,10 @@ class Turns:
         """
         await self._write(session, lambda: after, edits=edits)
 
+    async def vouch(self) -> None:
+        """Make sure, before an answer leaves that no commit stands for, that the processor is ours. Raises: Fenced."""
+        await self._ownership.degraded()  # out of reach, what was stored still is
+
     async def close(self) -> None:
         """Take no more calls, and wait for those that run."""
         self._closed = True
@@ -122,12 +126,15 @@ class Turns:
         finally:
             self._sessions.release(session)
 
-    async def _mutated(self, session: Session, retry: RetryKey | None, decide: Decide) -> Reply:
+    async def _mutated(self, session: Session, ended: int, retry: RetryKey | None, decide: Decide) -> Reply:
         record = await self._sessions.record(session)
+        if session.ended != ended:  # while the call waited; what has the id now is none of its business
+            raise SessionNotFound(session.session_id)
         if retry is not None:
             for operation in record.operations:
                 if operation.key == retry.key:
                     return await self._first_reply(session, operation, retry)
+        await self._writer.settled()  # else it might be decided on what the store does not have
         step = await decide(record, session.config)
         replies: list[Reply] = []
 
@@ -173,17 +180,15 @@ class Turns:
         if text is None:
             text = await self._store.load_reply(session.session_id, operation.number)
         assert text is not None, "a remembered operation has its reply"
-        await self._ownership.degraded()  # a newer owner may know better; out of reach, what was stored still is
+        await self.vouch()
         return cast("Reply", json.loads(text))
 
     def _applied(self, session: Session, step: Step) -> None:
         session.remember(step.checkpoints)
         self.counters.observations_processed += step.observations
         self.counters.patterns_learned += len(step.learned)
-        loop = asyncio.get_running_loop()
         for name in step.learned:
-            for callback in session.subscribers:
-                loop.call_soon(callback, name)
+            session.tell(name)
 
 
 def _after(record: SessionRecord, step: Step, retry: RetryKey | None, reply: Reply) -> SessionRecord:

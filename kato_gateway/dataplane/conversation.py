@@ -9,6 +9,7 @@ itself, so an open socket is no sign of life to a node. What becomes of the clie
     it broke off, something unanswered    1012: only the client knows which of its messages it can repeat
     it ended, the socket had subscribed   1012: events may be missed, so the client has to subscribe again
     it was closed with another code       closed with the same code
+    the session ended, another has its id 1012: that one is none of this socket's business
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ SERVICE_RESTART = 1012
 # RFC 6455, section 7.4.1: what is never sent in a close frame.
 _NO_STATUS = 1005
 _UNANSWERED = "The session's node has ended; connect again and repeat what was not answered."
+_SESSION_ENDED = "The session has ended; connect again to the one that has its id now."
 _UNSUBSCRIBED = "The session's node has ended; connect again and subscribe."
 _log = logging.getLogger(__name__)
 
@@ -139,6 +141,7 @@ class Conversation:
         self._owed = _Owed(messages_max=limits.owed_max, size_max=limits.kept_bytes_max)
         self._sending = asyncio.Lock()  # whoever holds it decides what the node gets next
         self._session_id = first.route.session_id
+        self._incarnation = first.route.incarnation
         self._node: Attached | None = first
         self._takes_messages = False
         self._subscribed = False
@@ -199,6 +202,8 @@ class Conversation:
             except GatewayError as error:
                 await self._refuse_all(error)
             else:
+                if self._node.route.incarnation != self._incarnation:
+                    return _Closed(code=SERVICE_RESTART, reason=_SESSION_ENDED)
                 _log.info("socket_reattached", extra={"node_id": self._node.route.node_id})
 
     async def _relayed(self, socket: Socket) -> _Closed | _End:

@@ -42,6 +42,7 @@ def request_headers(head: Head, route: Route, *, request_id: str, key: str | Non
         (headers.SESSION, route.session_id),
         (headers.PROCESSOR, route.processor_id),
         (headers.EPOCH, str(route.epoch)),
+        (headers.INCARNATION, route.incarnation),
         (headers.REQUEST_ID, request_id),
         ("authorization", f"Bearer {route.token}"),
     ]

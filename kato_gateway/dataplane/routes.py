@@ -12,6 +12,7 @@ class Route:
     """The node that serves a session now, and for whom it answers there.
 
     Attributes:
+        incarnation: tells the session from others of its id, before it and after it; a node answers 421 for another.
         processor_id, epoch: what the node must be bound to; it answers 421 to anything else.
         node_id: the node's own id, for life.
         address: where the gateway reaches it.
@@ -20,6 +21,7 @@ class Route:
     """
 
     session_id: str
+    incarnation: str
     processor_id: str
     epoch: int
     node_id: str

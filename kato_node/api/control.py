@@ -16,6 +16,7 @@ from kato_node.node import BindSpec, Node, Opening
 from kato_node.service import SessionView
 from kato_node.wire import headers
 from kato_node.wire.control import BindReply, BindRequest, Identity, OpenSession, SessionInfo, SetConfig, Vitals
+from kato_node.wire.errors import InvalidRequest
 from kato_node.wire.web import json_response, parsed
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -73,7 +74,7 @@ class _Control:
             idle_timeout_s=wanted.idle_timeout_s,
             session=None if wanted.session is None else _opening(wanted.session),
             own_session=wanted.own_session,
-            ended_sessions=tuple(wanted.ended_sessions),
+            ended_sessions=tuple((ended.session_id, ended.incarnation) for ended in wanted.ended_sessions),
             purge=wanted.purge,
         )
         view = await self._node.bind(spec)
@@ -89,7 +90,7 @@ class _Control:
 
     async def open_session(self, request: Request) -> Response:
         wanted = parsed(OpenSession, await request.body())
-        with self._node.activity():
+        async with self._node.operation():
             view = await self._node.service.open_session(
                 wanted.session_id, incarnation=wanted.incarnation, overrides=wanted.config
             )
@@ -101,18 +102,21 @@ class _Control:
     async def configure(self, request: Request) -> Response:
         wanted = parsed(SetConfig, await request.body())
         session_id = request.path_params["id"]
-        with self._node.activity():
+        async with self._node.operation():
             await self._node.service.update_genes(session_id, wanted.config)
             return json_response(_info(await self._node.reads.session(session_id)).model_dump())
 
     async def purge(self, _request: Request) -> Response:
-        with self._node.activity():
+        async with self._node.operation():
             await self._node.purge()
         return json_response(self._identity().model_dump())
 
     async def close_session(self, request: Request) -> Response:
-        with self._node.activity():
-            await self._node.service.close_session(request.path_params["id"])
+        incarnation = request.query_params.get("incarnation")
+        if incarnation is None:
+            raise InvalidRequest([("incarnation", "is missing; it says which session of this id is meant")])
+        async with self._node.operation():
+            await self._node.service.close_session(request.path_params["id"], incarnation=incarnation)
         return json_response(self._identity().model_dump())
 
     async def drain(self, _request: Request) -> Response:

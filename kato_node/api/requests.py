@@ -21,3 +21,13 @@ def session_named(request: Request, node: Node) -> str | None:
     if in_header not in {None, in_path}:
         raise InvalidRequest([("session_id", f"is not the session that {headers.SESSION} names")])
     return node.transfer.meant(in_path)
+
+
+async def met(request: Request, node: Node) -> None:
+    """See that the session is the very one that the gateway means (headers.INCARNATION); others mean whichever it is.
+
+    Raises: SessionNotFound, WrongIncarnation.
+    """
+    incarnation = request.headers.get(headers.INCARNATION)
+    if incarnation is not None:
+        await node.reads.meet(session_named(request, node), incarnation)

@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from kato_node.api.calls import HANDLERS, Call, Handler, retry_key
 from kato_node.api.figures import metrics_endpoint
-from kato_node.api.requests import session_named
+from kato_node.api.requests import met, session_named
 from kato_node.api.streams import export_endpoint, import_endpoint
 from kato_node.node import Node
 from kato_node.wire import headers, sessions, strict_json
@@ -56,7 +56,7 @@ def _endpoint(node: Node, operation: Operation) -> Endpoint:
     handle = HANDLERS[operation.name]
 
     async def serve(request: Request) -> Response:
-        with node.activity():
+        async with node.operation():
             return json_response(await _called(node, operation, handle, request))
 
     return serve
@@ -77,6 +77,7 @@ async def _called(node: Node, operation: Operation, handle: Handler, request: Re
         arguments=arguments,
         retry=retry_key(operation, key, body, arguments, field="Idempotency-Key"),
     )
+    await met(request, node)  # nothing else is waited for until the session's turn is asked for
     return await handle(call)
 
 

@@ -45,7 +45,7 @@ class _OwnSessions:
         self._node = node
 
     async def create(self, request: Request) -> Response:
-        with self._node.activity():
+        async with self._node.operation():
             service = self._node.service
             raw = await request.body()
             wanted = parsed(NewSession, raw) if raw else NewSession()
@@ -56,7 +56,7 @@ class _OwnSessions:
             return json_response(self._shown(view), status=201 if view.created else 200)
 
     async def listed(self, request: Request) -> Response:
-        with self._node.activity():
+        async with self._node.operation():
             limit, after = paging.asked(request.query_params)
             ids = self._node.service.session_ids
             shown = [session_id for session_id in ids if session_id > after][: limit + 1]
@@ -68,11 +68,11 @@ class _OwnSessions:
             return json_response({"sessions": views, "next_cursor": following, "total": len(ids)})
 
     async def show(self, request: Request) -> Response:
-        with self._node.activity():
+        async with self._node.operation():
             return json_response(self._shown(await self._node.reads.session(request.path_params["session_id"])))
 
     async def delete(self, request: Request) -> Response:
-        with self._node.activity():
+        async with self._node.operation():
             service, session_id = self._node.service, request.path_params["session_id"]
             await service.end_own_session(session_id)
             done = {"status": "deleted", "session_id": session_id, "processor_id": service.processor_id}

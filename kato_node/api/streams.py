@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from kato_node.api.errors import translate
-from kato_node.api.requests import session_named
+from kato_node.api.requests import met, session_named
 from kato_node.domain.errors import DomainError
 from kato_node.domain.limits import Limits
 from kato_node.domain.transfer import Record, announced, validated_record
@@ -37,7 +37,7 @@ def export_endpoint(node: Node) -> Endpoint:
     """Return what serves /export."""
 
     async def serve(request: Request) -> Response:
-        with node.activity():
+        async with node.operation():
             session_named(request, node)  # it matters only that there is one, if one is named
             return _ExportResponse(node, await node.transfer.export())
 
@@ -48,8 +48,9 @@ def import_endpoint(node: Node, *, line_bytes_max: int) -> Endpoint:
     """Return what serves /import."""
 
     async def serve(request: Request) -> Response:
-        with node.activity():
+        async with node.operation():
             service, transfer = node.service, node.transfer
+            await met(request, node)
             session_id = transfer.meant(session_named(request, node))
             reader = _Reader(request, line_bytes_max=line_bytes_max)
             importing = _Import(transfer, session_id, reader, limits=service.limits)
@@ -76,7 +77,7 @@ class _ExportResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection. Raises: ClientDisconnect, also if the caller does not read."""
         request = Request(scope, receive)
-        with self._node.activity():
+        async with self._node.operation():
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             for chunk in _chunks(self._export):
                 if await request.is_disconnected():

@@ -2,6 +2,7 @@
 
 A socket counts as activity only while one of its messages is served; pings, of the protocol or as messages, do not.
 One that this node closes with 1012 has been answered every message that was applied: the others may be repeated.
+A socket is about one session, which its handshake or its first message decides, and is closed when that one ends.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from kato_node.api.calls import HANDLERS, Call, retry_key
 from kato_node.node import Node
+from kato_node.service import Listener
 from kato_node.wire import headers, messages, sessions, strict_json
 from kato_node.wire.errors import BodyTooLarge, ErrorReply, InvalidRequest
 from kato_node.wire.operations import MESSAGES, MessageType
@@ -55,7 +57,8 @@ def websocket_routes(node: Node, explain: Explain, *, message_bytes_max: int) ->
         # The header is the gateway's word; a client of the gateway must not reach past it with a query.
         named = websocket.headers.get(headers.SESSION) or websocket.query_params.get("session_id")
         session_id = websocket.path_params.get("session_id") or named
-        conversation = _Conversation(node, websocket, explain, session_id, message_bytes_max)
+        incarnation = websocket.headers.get(headers.INCARNATION)
+        conversation = _Conversation(node, websocket, explain, session_id, incarnation, message_bytes_max)
         await websocket.accept()
         await conversation.run()
 
@@ -66,34 +69,43 @@ class _Conversation:
     """One socket, from its first message to its end."""
 
     def __init__(
-        self, node: Node, websocket: WebSocket, explain: Explain, session_id: str | None, message_bytes_max: int
+        self,
+        node: Node,
+        websocket: WebSocket,
+        explain: Explain,
+        session_id: str | None,
+        incarnation: str | None,
+        message_bytes_max: int,
     ) -> None:
         self._node = node
         self._websocket = websocket
         self._explain = explain
         self._session_id = session_id
+        self._incarnation = incarnation
         self._message_bytes_max = message_bytes_max
-        self._unsubscribe: Callable[[], None] | None = None
+        self._leave: Callable[[], None] | None = None
+        self._facts: dict[str, object] | None = None  # of each event, once it has subscribed
+        self._closed = False
+        self._closing: asyncio.Task[None] | None = None
         self._events: asyncio.Queue[str] = asyncio.Queue(_EVENTS_MAX)
         self._sender: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Answer messages until either side closes."""
         try:
-            while (message := await self._websocket.receive())["type"] != "websocket.disconnect":
+            while not self._closed:
+                message = await self._websocket.receive()
+                if message["type"] == "websocket.disconnect":
+                    break
                 text = message.get("text")
                 await self._answer(message["bytes"] if text is None else text.encode())
         except WebSocketDisconnect:
             pass  # gone while we were answering
         finally:
-            self._end()
-
-    def _end(self) -> None:
-        if self._unsubscribe is not None:
-            self._unsubscribe()
-            self._unsubscribe = None
-        if self._sender is not None:
-            self._sender.cancel()
+            if self._leave is not None:
+                self._leave()
+            if self._sender is not None:
+                self._sender.cancel()
 
     async def _answer(self, raw: bytes) -> None:
         started_at_s = time.perf_counter()
@@ -110,7 +122,7 @@ class _Conversation:
             told = self._explain(error)
             outcome = told.code
             if told.code in _LOST:
-                await self._websocket.close(_RESTARTING, "this node is stopping; connect again")
+                await self._close(_RESTARTING, "this node is stopping, or the session has ended; connect again")
             else:
                 await self._send("error", told.error, frame.id)
         if frame.type != "ping":
@@ -134,8 +146,16 @@ class _Conversation:
         else:
             await self._operate(frame, MESSAGES[frame.type])
 
+    async def _meet(self) -> None:
+        """See that the session is still the one that this socket is about, and hear when it ends."""
+        self._incarnation = await self._node.reads.meet(self._session_id, self._incarnation)
+        if self._leave is None:
+            listener = Listener(learned=self._learned, ended=self._session_ended)
+            self._leave = self._node.service.listen(self._session_id, listener)
+
     async def _operate(self, frame: _Frame, message: MessageType) -> None:
-        with self._node.activity():
+        async with self._node.operation():
+            await self._meet()  # nothing else is waited for until the session's turn is asked for
             key = None if frame.id is None else str(frame.id)
             body, arguments = _parameters(frame.payload, message)
             call = Call(
@@ -152,33 +172,52 @@ class _Conversation:
 
     async def _subscribe(self, frame: _Frame) -> None:
         """Tell of each pattern that the session learns from now on; to subscribe again changes nothing."""
-        with self._node.activity():
+        async with self._node.operation():
+            await self._meet()
             view = await self._node.reads.session(self._session_id)
-            facts = {"session_id": view.session_id, "processor_id": self._node.service.processor_id}
-            if self._unsubscribe is None:
-                self._unsubscribe = self._node.service.subscribe(
-                    self._session_id, lambda name: self._learned({**facts, "pattern_name": name})
-                )
+            if self._facts is None:
+                self._facts = {"session_id": view.session_id, "processor_id": self._node.service.processor_id}
                 self._sender = asyncio.create_task(self._send_events())
-            await self._websocket.send_text(messages.event(messages.SUBSCRIBED, facts, frame.id))
+            await self._send_text(messages.event(messages.SUBSCRIBED, self._facts, frame.id))
 
-    def _learned(self, facts: dict[str, object]) -> None:
-        if not self._events.full():
-            self._events.put_nowait(messages.event(messages.NEWS, facts))
+    def _learned(self, name: str) -> None:
+        if self._facts is None:
             return
-        self._end()  # one that does not read what it asked for; it may connect again and catch up
-        self._closing = asyncio.create_task(self._quietly(self._websocket.close(_TOO_SLOW, "events are not read")))
+        if not self._events.full():
+            self._events.put_nowait(messages.event(messages.NEWS, {**self._facts, "pattern_name": name}))
+        else:  # one that does not read what it asked for; it may connect again and catch up
+            self._hang_up(_TOO_SLOW, "events are not read")
+
+    def _session_ended(self) -> None:
+        self._hang_up(_RESTARTING, "the session has ended; connect again")
+
+    def _hang_up(self, code: int, reason: str) -> None:
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._quietly(self._close(code, reason)))
+            if self._sender is not None:
+                self._sender.cancel()
+
+    async def _close(self, code: int, reason: str) -> None:
+        if not self._closed:
+            self._closed = True
+            await self._websocket.close(code, reason)
 
     async def _send_events(self) -> None:
         while True:
-            await self._quietly(self._websocket.send_text(await self._events.get()))
+            await self._quietly(self._send_text(await self._events.get()))
 
     async def _quietly(self, sending: Awaitable[None]) -> None:
         with suppress(WebSocketDisconnect, RuntimeError):  # closed meanwhile; `run` sees it too
             await sending
 
     async def _send(self, kind: str, data: object, frame_id: str | int | None) -> None:
-        await self._websocket.send_text(messages.message(kind, data, frame_id))
+        await self._send_text(messages.message(kind, data, frame_id))
+
+    async def _send_text(self, text: str) -> None:
+        """Send, unless the socket was closed meanwhile. Raises: WebSocketDisconnect."""
+        if self._closed:
+            raise WebSocketDisconnect(_RESTARTING)
+        await self._websocket.send_text(text)
 
 
 def _frame(body: dict[str, Json], frame_id: str | int | None) -> _Frame:

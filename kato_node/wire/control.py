@@ -6,7 +6,9 @@
     POST   /control/sessions              OpenSession -> SessionInfo (idempotent)
     GET    /control/sessions/{id}         -> SessionInfo
     POST   /control/sessions/{id}/config  SetConfig -> SessionInfo (whole or not at all)
-    DELETE /control/sessions/{id}         -> Identity (after the session's records are deleted; idempotent)
+    DELETE /control/sessions/{id}?incarnation=…
+                                          -> Identity (after the records of that very session are deleted; idempotent:
+                                          a session of the same id and another incarnation stays as it is)
     POST   /control/purge                 -> Identity (after every session and pattern is deleted; idempotent)
     POST   /control/drain                 -> Identity; the node finishes what it has, flushes and exits 0
 
@@ -58,11 +60,18 @@ class SetConfig(Message):
     config: dict[str, JsonValue]
 
 
+class EndedSession(Message):
+    """A session that ended while no node was bound: this incarnation of the id, and no other."""
+
+    session_id: Id
+    incarnation: str
+
+
 class BindRequest(Message):
     """Bind an unbound node, once, to a processor and its first session.
 
     own_session: the processor is that session's own, so calls without X-Session-ID mean it; else they mean `default`.
-    ended_sessions: sessions that ended while no node was bound; their records are deleted.
+    ended_sessions: their records are deleted.
     purge: everything the processor has is deleted before its first session is opened.
     idle_timeout_s: see IDLE_TIMEOUT_S; 0 is never.
     """
@@ -71,7 +80,7 @@ class BindRequest(Message):
     idle_timeout_s: float = Field(ge=0)
     session: OpenSession | None = None
     own_session: bool = False
-    ended_sessions: list[Id] = Field(default_factory=list)
+    ended_sessions: list[EndedSession] = Field(default_factory=list)
     purge: bool = False
 
 

@@ -10,8 +10,9 @@ API_KEY = "x-api-key"
 # Whom a forwarded request means (architecture.md, decision 6). Set by the gateway; a client's own copies are stripped.
 PROCESSOR = "x-kato-processor"
 EPOCH = "x-kato-epoch"
+INCARNATION = "x-kato-incarnation"  # of the session: which of all that had, or will have, its id
 
 # Proves a control call (bind, drain). Never forwarded.
 DEPLOYMENT_SECRET = "x-kato-secret"  # noqa: S105 - the header's name
 
-GATEWAY_OWN = (PROCESSOR, EPOCH, DEPLOYMENT_SECRET)
+GATEWAY_OWN = (PROCESSOR, EPOCH, INCARNATION, DEPLOYMENT_SECRET)

@@ -103,7 +103,9 @@ async def test_a_failed_bind_can_be_repeated() -> None:
 
 
 async def test_sessions_are_opened_read_and_closed(served: Served) -> None:
-    """Sessions are opened (again: found), told, and closed (again: no error) by control calls."""
+    """Sessions are opened (again: found), told, and closed (again: no error) by control calls; a close that names
+    another incarnation leaves the session as it is, and one that names none is refused.
+    """
     opening = OpenSession(session_id="s-2", incarnation="i-1").model_dump_json()
     for created in (True, False):
         reply = await served.http.post("/control/sessions", content=opening, headers=KNOWN)
@@ -112,8 +114,12 @@ async def test_sessions_are_opened_read_and_closed(served: Served) -> None:
     reply = await served.http.get("/control/sessions/s-2", headers=KNOWN)
     info = SessionInfo.model_validate_json(reply.content)
     assert (info.session_id, info.stm_length, info.time) == ("s-2", 1, 1)
+    reply = await served.http.delete("/control/sessions/s-2", headers=KNOWN)
+    assert (reply.status_code, error_of(reply)["code"]) == (422, "VALIDATION_ERROR")
+    reply = await served.http.delete("/control/sessions/s-2?incarnation=i-0", headers=KNOWN)
+    assert "s-2" in Identity.model_validate_json(reply.content).sessions
     for _ in range(2):
-        reply = await served.http.delete("/control/sessions/s-2", headers=KNOWN)
+        reply = await served.http.delete("/control/sessions/s-2?incarnation=i-1", headers=KNOWN)
         assert "s-2" not in Identity.model_validate_json(reply.content).sessions
     reply = await served.http.get("/control/sessions/s-2", headers=KNOWN)
     assert (reply.status_code, error_of(reply)["code"]) == (404, "SESSION_NOT_FOUND")

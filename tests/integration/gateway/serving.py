@@ -151,6 +151,7 @@ class Places(Lifecycle):
 
     places: dict[str, list[Address]]
     failure: GatewayError | None = None
+    incarnation: str = "1"
     lost_routes: list[Route] = field(default_factory=list)
     reported: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -167,7 +168,12 @@ class Places(Lifecycle):
         epoch = len(self.lost_routes) + 1
         address = self.places[session_id][0]
         return Route(
-            session_id=session_id, processor_id=f"p-{session_id}", epoch=epoch, node_id=f"n{epoch}", address=address
+            session_id=session_id,
+            incarnation=self.incarnation,
+            processor_id=f"p-{session_id}",
+            epoch=epoch,
+            node_id=f"n{epoch}",
+            address=address,
         )
 
     async def lost(self, route: Route) -> None:

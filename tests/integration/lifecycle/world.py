@@ -250,8 +250,8 @@ class FakeClient:
         node.own_session = request.own_session
         if request.purge:
             self._purge(node)
-        for session_id in request.ended_sessions:
-            store.sessions.pop(session_id, None)
+        for ended in request.ended_sessions:
+            self._close(node, ended.session_id, ended.incarnation)
         session = None if request.session is None else self._open(node, request.session)
         return BindReply(identity=node.identity, session=session)
 

@@ -7,7 +7,14 @@ from dataclasses import replace
 from container_manager.spec import Address
 from kato_gateway.dataplane.routes import Route, RouteTable
 
-A = Route(session_id="a", processor_id="p", epoch=1, node_id="n1", address=Address(host="127.0.0.1", port=20_000))
+A = Route(
+    session_id="a",
+    incarnation="1",
+    processor_id="p",
+    epoch=1,
+    node_id="n1",
+    address=Address(host="127.0.0.1", port=20_000),
+)
 B = replace(A, session_id="b")
 
 

@@ -188,8 +188,8 @@ async def test_opening_and_closing_in_doubt() -> None:
             assert view.created is not written
             disk.fail_next_commit(CommitUnknown("lost"), written=written)
             with pytest.raises(CommitUnknown):
-                await node.service.close_session("s")
-            await node.service.close_session("s")
+                await node.service.close_session("s", incarnation="1")
+            await node.service.close_session("s", incarnation="1")
             assert list(node.service.session_ids) == []
 
 

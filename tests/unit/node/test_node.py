@@ -92,7 +92,9 @@ async def test_ended_sessions_are_deleted_at_the_bind() -> None:
     disk = MemoryDisk()
     async with running(disk, sessions=["old", "kept"]):
         pass
-    async with running(disk, spec=BindSpec(processor_id=PROCESSOR, ended_sessions=("old", "never"))) as node:
+    async with running(
+        disk, spec=BindSpec(processor_id=PROCESSOR, ended_sessions=(("old", "1"), ("never", "1"), ("kept", "0")))
+    ) as node:
         assert list(node.service.session_ids) == ["kept"]
     assert await stored(disk, "old") is None
 
@@ -189,7 +191,7 @@ async def test_a_drain_waits_for_what_is_in_flight() -> None:
     disk = MemoryDisk()
     async with running(disk) as node:
         service = node.service
-        with node.activity():
+        async with node.operation():
             draining = asyncio.ensure_future(node.drain())
             await until(lambda: node.state == "draining")
             with pytest.raises(WrongNode):
@@ -208,7 +210,7 @@ async def test_an_idle_node_stops_by_itself_and_a_busy_one_does_not() -> None:
     """With no operation for its time-out a node drains, flushes and is done; one in flight keeps its node."""
     spec = BindSpec(processor_id=PROCESSOR, idle_timeout_s=0.02, session=opening("s"))
     async with running(spec=spec, clock=boot_clock_s) as busy:
-        with busy.activity():
+        async with busy.operation():
             async with running(spec=spec, clock=boot_clock_s) as idle:
                 await asyncio.wait_for(idle.stopped.wait(), timeout=10)
                 assert (idle.state, idle.stop_reason) == ("draining", "idle")
@@ -221,8 +223,8 @@ async def test_the_end_of_an_operation_starts_the_time_anew() -> None:
     """However long an operation took, the node is idle only after it."""
     clock = Clock()
     async with running(spec=BindSpec(processor_id=PROCESSOR, idle_timeout_s=0.001), clock=clock) as node:
-        with node.activity():
-            with node.activity():
+        async with node.operation():
+            async with node.operation():
                 clock.now_s += 3600
             await observe_all(node, None, "a")
             assert await stm(node) == [["a"]]

@@ -12,8 +12,9 @@ from kato_node.domain.config import DEFAULT
 from kato_node.domain.errors import MemoryTooLarge, PatternNotFound, ValidationFailed, VectorDimensionMismatch
 from kato_node.domain.learn import display_name, pattern_name
 from kato_node.domain.limits import Limits
-from kato_node.errors import SessionNotFound, TooManyCalls, TooManySessions, WrongNode
+from kato_node.errors import SessionNotFound, TooManyCalls, TooManySessions, WrongIncarnation, WrongNode
 from kato_node.node import BindSpec, Opening
+from kato_node.service import Listener
 from kato_node.sessions import SESSIONS_MAX, UNANSWERED_MAX
 from kato_node.store.base import StoreUnavailable
 from kato_node.store.memory import MemoryDisk
@@ -31,6 +32,11 @@ from tests.unit.node.running import (
 )
 
 AB = display_name(pattern_name((("a",), ("b",))))
+
+
+def listener(heard: list[str]) -> Listener:
+    """Return what writes down the names that it hears, and the end."""
+    return Listener(learned=heard.append, ended=lambda: heard.append("ended"))
 
 
 async def test_observe_replies_as_published() -> None:
@@ -303,7 +309,7 @@ async def test_an_unknown_session_is_refused() -> None:
             with pytest.raises(SessionNotFound):
                 await call
         with pytest.raises(SessionNotFound):
-            node.service.subscribe("nobody", lambda name: None)
+            node.service.listen("nobody", listener([]))
 
 
 async def test_opening_is_idempotent() -> None:
@@ -336,8 +342,8 @@ async def test_closing_deletes_the_session_and_keeps_its_patterns() -> None:
     async with running(disk, sessions=["s"]) as node:
         await observe_all(node, "s", "a", "b")
         await node.service.learn("s")
-        await node.service.close_session("s")
-        await node.service.close_session("s")
+        await node.service.close_session("s", incarnation="1")
+        await node.service.close_session("s", incarnation="1")
         with pytest.raises(SessionNotFound):
             await node.reads.stm("s")
         assert list(node.service.session_ids) == []
@@ -347,17 +353,66 @@ async def test_closing_deletes_the_session_and_keeps_its_patterns() -> None:
 
 
 async def test_calls_behind_a_close_find_no_session() -> None:
-    """Calls that wait behind the close of their session are refused; an opening that waits there makes it anew."""
+    """Calls that wait behind the close of their session are refused, also if an opening that waits there makes a new
+    one of its id; that one stays open and is empty.
+    """
     async with running(sessions=["s"]) as node:
         results = await gather(
             node.service.observe("s", seen("a")),
-            node.service.close_session("s"),
+            node.service.close_session("s", incarnation="1"),
             node.service.observe("s", seen("b")),
             node.service.open_session("s", incarnation="1", overrides={}),
             node.service.observe("s", seen("c")),
         )
+        assert [type(result) for result in results[2::2]] == [SessionNotFound, SessionNotFound]
+        assert await stm(node, "s") == []
+
+
+async def test_a_close_is_of_one_incarnation() -> None:
+    """A close that names another incarnation leaves the session of that id as it is."""
+    disk = MemoryDisk()
+    async with running(disk) as node:
+        await node.service.open_session("s", incarnation="2", overrides={})
+        await observe_all(node, "s", "a")
+        await node.service.close_session("s", incarnation="1")
+        assert await stm(node, "s") == [["a"]]
+        await node.service.close_session("s", incarnation="2")
+        assert await stored(disk, "s") is None
+
+
+async def test_calls_behind_another_incarnation_are_not_its_own() -> None:
+    """A call that waits while its session is replaced is refused: it was meant for the one before."""
+    async with running(sessions=["s"]) as node:
+        results = await gather(
+            node.service.observe("s", seen("a")),
+            node.service.open_session("s", incarnation="2", overrides={}),
+            node.service.observe("s", seen("b")),
+        )
         assert isinstance(results[2], SessionNotFound)
-        assert await stm(node, "s") == [["c"]]
+        assert await stm(node, "s") == []
+
+
+async def test_a_session_is_met_by_its_incarnation() -> None:
+    """Whoever means another incarnation than the one there is refused, and sent back to the gateway."""
+    async with running(sessions=["s"]) as node:
+        assert await node.reads.meet("s", None) == await node.reads.meet("s", "1") == "1"
+        assert await node.reads.meet(None, None) == ""
+        with pytest.raises(WrongIncarnation):
+            await node.reads.meet("s", "2")
+        with pytest.raises(SessionNotFound):
+            await node.reads.meet("nobody", "1")
+
+
+async def test_checkpoints_are_one_incarnations() -> None:
+    """A unique_id of the session before does not say what the session of today was predicted from."""
+    async with running(sessions=["s"]) as node:
+        await observe_all(node, "s", "a", "b", "c")
+        await node.service.learn("s")
+        await observe_all(node, "s", "a")
+        await node.service.observe("s", seen("b", unique_id="u"))
+        assert (await node.reads.predictions("s", "u"))["count"] == 1
+        await node.service.open_session("s", incarnation="2", overrides={})
+        assert (await node.reads.predictions("s", "u"))["count"] == 0
 
 
 async def test_a_processor_has_so_many_sessions() -> None:
@@ -368,7 +423,7 @@ async def test_a_processor_has_so_many_sessions() -> None:
         with pytest.raises(TooManySessions):
             await node.service.open_session("more", incarnation="1", overrides={})
         assert not (await node.service.open_session("s0", incarnation="1", overrides={})).created
-        await node.service.close_session("s0")
+        await node.service.close_session("s0", incarnation="1")
         assert (await node.service.open_session("more", incarnation="1", overrides={})).created
 
 
@@ -387,7 +442,7 @@ async def test_subscribers_hear_of_what_their_session_learned() -> None:
     disk = MemoryDisk()
     heard: list[str] = []
     async with running(disk, sessions=["one", "two"]) as node:
-        unsubscribe = node.service.subscribe("one", heard.append)
+        unsubscribe = node.service.listen("one", listener(heard))
         for name in ("one", "two"):
             await observe_all(node, name, "a", "b")
             await node.service.learn(name)
@@ -399,6 +454,32 @@ async def test_subscribers_hear_of_what_their_session_learned() -> None:
         unsubscribe()
         await node.service.learn("one")
     assert heard == [AB]
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+async def test_listeners_hear_of_their_sessions_end(replaced: bool) -> None:
+    """When a session is closed or replaced its listeners hear so, once, and nothing of what has its id afterwards."""
+    heard: list[str] = []
+    async with running(sessions=["s"]) as node:
+        stop = node.service.listen("s", listener(heard))
+        if not replaced:
+            await node.service.close_session("s", incarnation="1")
+        await node.service.open_session("s", incarnation="2", overrides={})
+        await observe_all(node, "s", "a", "b")
+        await node.service.learn("s")
+        await until(lambda: bool(heard))
+        stop()
+    assert heard == ["ended"]
+
+
+async def test_a_closed_session_that_was_listened_to_counts_no_more() -> None:
+    """Listeners keep no place for a session that has ended."""
+    async with running() as node:
+        for number in range(SESSIONS_MAX + 1):
+            await node.service.open_session(f"s{number}", incarnation="1", overrides={})
+            node.service.listen(f"s{number}", listener([]))
+            await node.service.close_session(f"s{number}", incarnation="1")
+        assert list(node.service.session_ids) == []
 
 
 async def test_neighbours_join_the_event_when_asked_for() -> None:

@@ -127,7 +127,8 @@ def _described(operation: Operation, path: str, method: str, parameters: Sequenc
     if alias:
         described |= {"deprecated": True, "description": f"The same as {operation.paths[0]}."}
     if operation.request is not None:
-        described["requestBody"] = {"required": True, "content": _request(operation)}
+        # What may be made of nothing said may be asked for by no body.
+        described["requestBody"] = {"required": not operation.creating, "content": _request(operation)}
     return described
 
 

@@ -11,8 +11,8 @@ from tests.contract.published.services import Service
 
 HERE = Path(__file__).parent
 RUN = "from schemathesis.cli import schemathesis; schemathesis()"
-# The gateway publishes each operation of the node at four places: fewer cases for each.
-CASES = {"node": "25", "gateway": "3"}
+# Each operation is published at several places, at the gateway at four: so few cases for each are many for one.
+CASES = {"node": "5", "gateway": "3"}
 
 
 def test_schemathesis_finds_nothing(service: Service, tmp_path: Path) -> None:

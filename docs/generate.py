@@ -34,7 +34,7 @@ from kato_node.api.app import create_app as create_node_app  # noqa: E402
 from kato_node.domain import config  # noqa: E402
 from kato_node.domain.limits import LIMITS  # noqa: E402
 from kato_node.wire.errors import STATUS  # noqa: E402
-from kato_node.wire.logs import LEVELS  # noqa: E402
+from kato_node.wire.logs import LEVELS, LIBRARY  # noqa: E402
 from kato_node.wire.operations import MESSAGES  # noqa: E402
 
 Schema = Mapping[str, Any]
@@ -112,6 +112,7 @@ def limits() -> dict[str, int | float]:
 def log_events() -> dict[str, set[str]]:
     """Return each event that a log line may have, with the packages that log it."""
     found: dict[str, set[str]] = {kind: {"kato_gateway"} for kind in get_args(Kind)}
+    found[LIBRARY] = {"kato_gateway", "kato_node"}
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
             for name in _logged(ast.parse(path.read_text())):
@@ -123,7 +124,9 @@ def _logged(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _LEVELS):
             continue
-        if isinstance(node.func.value, ast.Name) and node.func.value.id in {"_log", "log", "logger"}:
+        owner = node.func.value
+        name = owner.id if isinstance(owner, ast.Name) else owner.attr if isinstance(owner, ast.Attribute) else ""
+        if name in {"_log", "log", "logger"}:
             texts = (text.value for text in node.args[:2] if isinstance(text, ast.Constant))
             yield from (text for text in texts if isinstance(text, str))
 

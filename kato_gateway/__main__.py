@@ -24,6 +24,7 @@ from container_manager.errors import ContainerError
 from container_manager.runtime import Runtime
 from container_manager.runtimes.process import ProcessRuntime
 from container_manager.spec import Liveness, NodeSpec
+from kato_gateway.admission import available_bytes
 from kato_gateway.api.app import BODY_BYTES_MAX, create_app
 from kato_gateway.dataplane.attempts import Limits
 from kato_gateway.dataplane.proxy import new_client
@@ -137,7 +138,13 @@ async def _opened(settings: Settings, spec: NewSpec, stack: AsyncExitStack) -> t
         await part.open()
     client = await stack.enter_async_context(new_client(limits))
     lifecycle = Lifecycle(
-        registry=registry, runtime=runtime, client=nodes, new_spec=spec, policy=_policy(settings), secret=secret
+        registry=registry,
+        runtime=runtime,
+        client=nodes,
+        new_spec=spec,
+        policy=_policy(settings),
+        secret=secret,
+        memory=available_bytes,
     )
     app = create_app(lifecycle, client, runtime=runtime.name, limits=limits, keys=settings.keys)
     return lifecycle, runtime, app

@@ -256,7 +256,8 @@ class Fleet:
         with self._pool.serving():
             began_s = ground.clock.now_s()
             leftovers = await self._closable(processor_id, None)
-            claim = await self._pool.claim(processor_id)
+            user = None if session is None else session.owner or session.user_id
+            claim = await self._pool.claim(processor_id, user=user)
             if claim is None:
                 return None
             claimed_s = ground.clock.now_s()

@@ -15,6 +15,7 @@ from typing import Literal
 
 from container_manager.runtime import Runtime
 from kato_gateway.activity import Activity
+from kato_gateway.admission import Admission, Memory
 from kato_gateway.clock import Clock, SystemClock
 from kato_gateway.configs import Configs
 from kato_gateway.creating import TTL_S_MAX, Created, CreateSession, Start, check, check_ttl
@@ -71,6 +72,7 @@ class Lifecycle:
         registry, runtime, client: open; whoever opened them closes them after `stop`.
         new_spec: makes the specification of each node; see ground.NewSpec.
         secret: the deployment's, under which the sessions' tokens are issued.
+        memory: what the host could still give to nodes.
 
     Whoever calls on a session says as `owner` whose call it is: to another's caller the session does not exist. None is
     whoever may call on them all: the gateway itself, or everybody where there are no keys.
@@ -95,6 +97,7 @@ class Lifecycle:
         policy: LifecyclePolicy,
         clock: Clock | None = None,
         secret: str = "",
+        memory: Memory = lambda: None,
     ) -> None:
         clock = clock or SystemClock()
         self.events = Events()
@@ -114,7 +117,7 @@ class Lifecycle:
         )
         self.directory = Directory(ground, self.activity)
         self._janitor = Janitor(ground, self._forget)
-        self.pool = Pool(ground, self._janitor)
+        self.pool = Pool(ground, self._janitor, Admission(ground, self.activity, memory))
         lookout = self._lookout = Lookout(ground)
         self._fleet = Fleet(ground, pool=self.pool, janitor=self._janitor, lookout=lookout, routes=self.routes)
         self._opener = Opener(ground, fleet=self._fleet, directory=self.directory, routes=self.routes)

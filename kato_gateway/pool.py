@@ -16,7 +16,8 @@ from typing import Literal
 
 from container_manager import errors as container
 from container_manager.spec import NodeSpec, new_node_id
-from kato_gateway.admission import admit_node
+from kato_gateway.admission import Admission
+from kato_gateway.domain.admission import FairQueue
 from kato_gateway.domain.errors import (
     CapacityReached,
     GatewayError,
@@ -54,11 +55,12 @@ class Claim:
 class Pool:
     """The unbound nodes of this gateway."""
 
-    def __init__(self, ground: Ground, janitor: Janitor) -> None:
+    def __init__(self, ground: Ground, janitor: Janitor, admission: Admission) -> None:
         self._ground = ground
+        self._admission = admission
         self._janitor = janitor
         self._idle: deque[NodeRecord] = deque()
-        self._waiting: deque[asyncio.Future[NodeRecord]] = deque()
+        self._waiting: FairQueue[asyncio.Future[NodeRecord]] = FairQueue()
         self._starting = 0
         self._busy = 0
         self._busy_since_s: float | None = None
@@ -66,7 +68,7 @@ class Pool:
         self._failed_at_s = 0.0
         self._filling = False
         self._look_again: asyncio.Task[None] | None = None
-        self._admission = asyncio.Lock()
+        self._admitting = asyncio.Lock()
 
     def fill(self) -> None:
         """Keep the pool full from now on."""
@@ -124,8 +126,11 @@ class Pool:
                 self._busy_since_s = None
                 self._refill()
 
-    async def claim(self, processor_id: str) -> Claim | None:
+    async def claim(self, processor_id: str, *, user: str | None = None) -> Claim | None:
         """Claim a member for the processor: probed, then recorded as binding. None: another node holds the processor.
+
+        Args:
+            user: for whom; where there is no member, users take turns.
 
         Raises: CapacityReached, NodeFailed, NodeTimeout, RuntimeOutOfReach, RegistryUnavailable.
         """
@@ -137,7 +142,7 @@ class Pool:
             member = self._idle.popleft() if self._idle else None
             if member is None:
                 start = "cold"
-                member = await self._next()
+                member = await self._next(user)
                 spawn_ms += 1000 * (clock.now_s() - began_s)
                 began_s = clock.now_s()
             node = await self._claimed(member, processor_id)
@@ -173,10 +178,11 @@ class Pool:
             return False
         return (identity.node_id, identity.state) == (member.node_id, "unbound")
 
-    async def _next(self) -> NodeRecord:
-        """Wait for the next member; a start is under way for everybody who waits."""
+    async def _next(self, user: str | None) -> NodeRecord:
+        """Wait for the next member; a start is under way for everybody who waits. Raises: CapacityReached."""
+        await self._admission.admit_waiting(len(self._waiting))
         future: asyncio.Future[NodeRecord] = asyncio.get_running_loop().create_future()
-        self._waiting.append(future)
+        self._waiting.put(user, future)
         self._refill()
         try:
             return await future
@@ -185,12 +191,11 @@ class Pool:
                 self._offer(future.result())
             raise
         finally:
-            if future in self._waiting:
-                self._waiting.remove(future)
+            self._waiting.leave(user, future)
 
     def _offer(self, member: NodeRecord) -> None:
         while self._waiting:
-            future = self._waiting.popleft()
+            future = self._waiting.pop()
             if not future.done():
                 future.set_result(member)
                 return
@@ -235,7 +240,7 @@ class Pool:
             Event(kind="node_start_failed", at_s=clock.now_s(), reason=f"{error.code}: {error.message}")
         )
         while len(self._waiting) > self._starting:
-            future = self._waiting.popleft()
+            future = self._waiting.pop()
             if not future.done():
                 future.set_exception(error)
                 return
@@ -248,8 +253,8 @@ class Pool:
         intent = NodeRecord(node_id=spec.node_id, spec_hash=ground.spec_hash, created_at_s=now_s, changed_at_s=now_s)
         kept = False
         try:
-            async with self._admission:
-                admit_node(await ground.registry.count_nodes(), nodes_max=ground.policy.nodes_max)
+            async with self._admitting:
+                await self._admission.admit_node()
                 recorded = await ground.registry.apply([NodeChange(before=None, after=intent)])
             if recorded:
                 member = await self._booted(spec, intent)

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Literal
 
 from container_manager.spec import Liveness, NodeStatus
+from kato_gateway.domain.admission import NODE_BYTES
 from kato_gateway.domain.sessions import NodeRecord, NodeState, SessionRecord, SessionStatus, slid
 
 YIELD_S_MAX = 1.0
@@ -23,6 +24,7 @@ class LifecyclePolicy:
     Attributes:
         warm_pool_size: booted unbound nodes to keep ready; 0: none.
         nodes_max: live nodes admitted at once, those being started and those in the pool included.
+        node_bytes: of the host's memory, which one more node takes.
         idle_timeout_s: after which a node without operations stops itself; 0: never.
         session_ttl_s: a session's time to live where its client names none.
         start_timeout_s: for a node to start and answer.
@@ -40,6 +42,7 @@ class LifecyclePolicy:
 
     warm_pool_size: int = 2
     nodes_max: int = 900
+    node_bytes: int = NODE_BYTES
     idle_timeout_s: float = 900.0
     session_ttl_s: float = 3600.0
     start_timeout_s: float = 30.0

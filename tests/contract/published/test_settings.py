@@ -204,7 +204,7 @@ def test_a_gateway_does_what_its_settings_say(tmp_path: Path) -> None:
         assert identity.json()["processor_id"] == session["processor_id"]
         assert not (tmp_path / "home" / "secret").exists()
     for name in ("NODE_MEMORY_MAX", "NODE_CPUS_MAX"):
-        assert f"{name} is not enforced by runtime process" in running.log
+        assert f'"event": "limit_not_enforced", "setting": "{name}"' in running.log
     assert '"level": "INFO"' not in running.log
 
 

@@ -11,7 +11,7 @@ from websockets.frames import Frame, Opcode
 
 from kato_node.settings import Settings
 from kato_node.wire.server import Heartbeat
-from tests.contract.node.serving import PROCESSOR, Served, say, serving_node, until
+from tests.contract.node.serving import PROCESSOR, Served, serving_node
 
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"

@@ -167,7 +167,10 @@ class Node:
         await self._bound().purge()
 
     def health(self, session_id: str | None = None) -> Reply:
-        """Return {status, processor_id, uptime (s), stm_length, memory_usage (bytes)}, bound or not; asks nobody."""
+        """Return {status, processor_id, uptime (s), stm_length, memory_usage (bytes)}, bound or not; asks nobody.
+
+        stm_length is 0 for a session that nobody has asked for since the node started: it is not loaded yet.
+        """
         processor = self._processor
         return {
             "status": "healthy",

@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 def translate(error: Exception) -> ErrorReply | None:
     """Return what the caller is told; None for an exception that is nobody's answer but a mistake of ours."""
     if isinstance(error, ValidationFailed):
-        return wire_reply(InvalidRequest(error.errors))  # the same words and bounds whoever found the fault
+        return wire_reply(InvalidRequest(error.errors))  # the same words whoever found the fault
     if isinstance(error, DomainError):
         return ErrorReply(code=error.code, message=error.message, details=error.details)
     if isinstance(error, ServiceError):
@@ -36,4 +36,4 @@ def _store_message(error: StoreError) -> str:
         return "Another node has taken this processor over; nothing was applied. Repeat the call."
     if isinstance(error, CommitUnknown):
         return "The store did not confirm the write, which may be applied or not; repeat the call with the same key."
-    return "The store is out of reach; nothing was applied. Try again."
+    return "The store is out of reach; this call has applied nothing. Try again."

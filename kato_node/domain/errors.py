@@ -50,7 +50,7 @@ class VectorDimensionMismatch(DomainError):
 
     def __init__(self, *, expected: int, actual: int) -> None:
         super().__init__(
-            f"The vector has {actual} values, this processor's have {expected}: send vectors of that length.",
+            f"The vector has {actual} values where {expected} are expected: send vectors of one length.",
             {"expected": expected, "actual": actual},
         )
 
@@ -60,9 +60,11 @@ class MemoryTooLarge(DomainError):
 
     code = "MEMORY_TOO_LARGE"
 
-    def __init__(self, *, what: str, actual: int, limit: int, unit: str) -> None:
+    def __init__(
+        self, *, what: str, actual: int, limit: int, unit: str, advice: str = "learn or clear-stm empties the STM"
+    ) -> None:
         super().__init__(
-            f"The {what} would have {actual} {unit}, more than {limit}: learn or clear-stm empties the STM.",
+            f"The {what} would have {actual} {unit}, more than {limit}: {advice}.",
             {"what": what, "actual": actual, "limit": limit, "unit": unit},
         )
 

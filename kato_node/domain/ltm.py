@@ -76,7 +76,13 @@ def added(ltm: LtmReader, pattern: Pattern, vectors: Sequence[Vector] = (), *, l
         require_dimension(vector, dimension)
         dimension = len(vector)
     if (size := pattern_bytes(pattern)) > limits.pattern_bytes_max:
-        raise MemoryTooLarge(what="pattern", actual=size, limit=limits.pattern_bytes_max, unit="bytes")
+        raise MemoryTooLarge(
+            what="pattern",
+            actual=size,
+            limit=limits.pattern_bytes_max,
+            unit="bytes",
+            advice="clear-stm gives up what was observed; shorter sequences, or less metadata, can be learned",
+        )
     named = {symbol_of(vector): vector for vector in vectors}
     return LtmChange(
         put=(pattern,),

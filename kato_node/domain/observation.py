@@ -10,6 +10,7 @@ from kato_node.domain.limits import LIMITS, Limits
 from kato_node.domain.state import Emotives, Json, Metadata, text_bytes
 
 NUMBER_MAX = 1e100
+UNIQUE_ID_CHARACTERS_MAX = 256  # a name, of which each session remembers a hundred
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -93,7 +94,12 @@ class Check:
 
     def unique_id(self, name: str, value: object) -> str | None:
         """Return the name of an observation."""
-        return None if value is None else self.text(name, value)
+        if value is None:
+            return None
+        text = self.text(name, value)
+        if len(text) > UNIQUE_ID_CHARACTERS_MAX:
+            self.reject(name, f"has {len(text)} characters, more than {UNIQUE_ID_CHARACTERS_MAX}")
+        return text
 
     def reject(self, name: str, message: str) -> None:
         """Note an error of the field."""

@@ -41,7 +41,9 @@ class Observation(Request):
     vectors: list[list[float]] = Field(default=[], description="all of one length; added element by element")
     emotives: dict[str, float] = {}
     metadata: dict[str, JsonValue] = {}
-    unique_id: str | None = Field(default=None, description="names this moment for /predictions; generated if null")
+    unique_id: str | None = Field(
+        default=None, description="names this moment for /predictions, in at most 256 characters; generated if null"
+    )
 
 
 class Sequence(Request):

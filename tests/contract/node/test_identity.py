@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.contract.node.serving import PROCESSOR, SECRET, Served, drained_by, error_of, say, serving_node
+from tests.contract.node.serving import PROCESSOR, SECRET, Served, drained_by, error_of, hear, say, serving_node
 
 
 def meant(processor_id: str = PROCESSOR, epoch: str = "1") -> dict[str, str]:
@@ -121,8 +121,8 @@ async def test_messages_that_wait_for_the_end_of_their_session_change_nothing(se
         await replacing
         answers: list[str] = []
         with suppress(ConnectionClosed):
-            async for text in socket:
-                answers.append(json.loads(text)["type"])
+            while True:
+                answers.append(str((await hear(socket))["type"]))
         assert set(answers) <= {"error"}
         assert socket.close_code == 1012
     assert (await served.http.get("/stm", headers={"X-Session-ID": "s"})).json()["stm"] == []

@@ -64,3 +64,19 @@ async def test_a_messages_id_is_its_key(served: Served) -> None:
     reply = await served.http.post("/observe", json=payload, headers={"Idempotency-Key": "m-1"})
     assert reply.json() == first["data"]
     assert (await served.http.get("/stm")).json()["length"] == 1
+
+
+async def test_a_key_is_one_operations(served: Served) -> None:
+    """A key that came with one operation is 422 with another, though their bodies are the same."""
+    for path, status in (("/learn", 200), ("/clear-stm", 422), ("/learn", 200)):
+        reply = await served.http.post(path, json={}, headers={"Idempotency-Key": "k"})
+        assert reply.status_code == status
+
+
+async def test_a_key_is_one_paths(served: Served) -> None:
+    """A key that came with one pattern's path is 422 with another's, though their bodies are the same."""
+    names = [await served.learned(["a"], ["b"]), await served.learned(["c"], ["d"])]
+    for name, status in zip(names, (200, 422), strict=True):
+        reply = await served.http.put(f"/pattern/{name}", json={"frequency": 7}, headers={"Idempotency-Key": "k"})
+        assert reply.status_code == status
+    assert (await served.http.get(f"/pattern/{names[1]}")).json()["pattern"]["frequency"] == 1

@@ -154,6 +154,6 @@ def test_a_pattern_has_a_limit() -> None:
     session.learn()
     session.observe("a", "b", metadata={"k": "y" * 60})
     before, version = session.state, session.ltm.version
-    with pytest.raises(MemoryTooLarge, match="learn or clear-stm"):
+    with pytest.raises(MemoryTooLarge, match="clear-stm gives up"):
         session.learn()
     assert (session.state, session.ltm.version) == (before, version)

@@ -83,6 +83,12 @@ def test_text_without_lone_surrogates_everywhere() -> None:
     assert rejected(unique_id="\ud800") == ["unique_id"]
 
 
+def test_a_unique_id_is_a_name() -> None:
+    """A unique_id has at most 256 characters."""
+    assert rejected(unique_id="é" * 256) == []
+    assert rejected(unique_id="é" * 257) == ["unique_id"]
+
+
 def test_odd_symbols_are_fine() -> None:
     """The empty symbol, NUL, whitespace and any plane of Unicode are symbols, unchanged."""
     odd = ("", "\0", " a ", "é", "e\u0301", "\U0001f600", "$", "a.b")

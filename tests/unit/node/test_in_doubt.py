@@ -227,3 +227,44 @@ async def test_a_processor_that_is_loaded_anew_knows_all() -> None:
         disk.unavailable = False
         assert await stm(node, "s") == [["a"]]
     assert disk.processor(PROCESSOR).epoch == 2
+
+
+async def test_what_is_learned_behind_a_doubt_counts_on_top_of_it() -> None:
+    """A learn that was written, though nobody heard so, and another session's of the same pattern count twice."""
+    disk = MemoryDisk()
+    async with running(disk, sessions=["one", "two"]) as node:
+        for name in ("one", "two"):
+            await observe_all(node, name, "a", "b")
+        disk.fail_next_commit(CommitUnknown("lost"), written=True)
+        results = await gather(node.service.learn("one"))
+        assert isinstance(results[0], CommitUnknown)
+        await node.service.learn("two")
+        assert await frequency(node, AB) == 2
+        assert (await node.reads.status("one"))["patterns"] == 1
+
+
+async def test_no_call_is_decided_on_an_ltm_in_doubt() -> None:
+    """Neighbours are looked for among the vectors that the store has, not among those of before the doubt."""
+    disk = MemoryDisk()
+    async with running(disk, sessions=["one", "two"]) as node:
+        await node.service.update_genes("two", {"vector_neighbors": 1})
+        await node.service.observe("one", seen("a", vectors=[[1.0, 2.0]]))
+        disk.fail_next_commit(CommitUnknown("lost"), written=True)
+        await gather(node.service.learn("one"))
+        await node.service.observe("two", seen(vectors=[[1.0, 2.5]]))
+        assert [len(event) for event in await stm(node, "two")] == [2]
+
+
+async def test_the_status_of_an_ltm_in_doubt_is_marked() -> None:
+    """The number of patterns is read again after a doubt; while it cannot be, the status is marked degraded."""
+    disk = MemoryDisk()
+    async with running(disk, sessions=["one", "two"]) as node:
+        await observe_all(node, "one", "a", "b")
+        disk.fail_next_commit(CommitUnknown("lost"), written=True)
+        await gather(node.service.learn("one"))
+        disk.unavailable = True
+        reply = await node.reads.status("two")
+        assert (reply["patterns"], reply.get("degraded")) == (0, True)
+        disk.unavailable = False
+        reply = await node.reads.status("two")
+        assert (reply["patterns"], reply.get("degraded")) == (1, None)

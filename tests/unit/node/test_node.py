@@ -10,8 +10,9 @@ import pytest
 from kato_node.domain.config import DEFAULT
 from kato_node.domain.errors import ValidationFailed
 from kato_node.domain.learn import Pattern
+from kato_node.domain.limits import LIMITS
 from kato_node.errors import AlreadyBound, WrongNode
-from kato_node.node import BindSpec, Opening, boot_clock_s
+from kato_node.node import BindSpec, Node, Opening, boot_clock_s
 from kato_node.store.base import StoreUnavailable
 from kato_node.store.memory import MemoryDisk, MemoryStore
 from tests.unit.node.running import (
@@ -248,3 +249,40 @@ async def test_a_store_that_fails_to_close_does_not_keep_the_node() -> None:
     async with running(disk, open_store=lambda processor_id: Stuck(disk, processor_id)) as node:
         await node.drain()
         assert node.stopped.is_set()
+
+
+async def test_a_drain_does_not_wait_for_ever_for_what_is_not_applied() -> None:
+    """An operation that never gets to its turn, such as one whose body drips, holds a drain for so long only."""
+    disk = MemoryDisk()
+    node = Node(
+        node_id="node-1",
+        open_store=lambda processor_id: MemoryStore(disk, processor_id),
+        defaults=DEFAULT,
+        limits=LIMITS,
+        drain_max_s=0.0,
+    )
+    await node.bind(SPEC)
+    service, reads = node.service, node.reads
+    async with node.operation():
+        await observe_all(node, None, "a", "b", "c")
+        await node.drain()
+        with pytest.raises(WrongNode):
+            await service.observe(None, seen("late"))
+        with pytest.raises(WrongNode):
+            await reads.predictions(None)
+    record = await stored(disk)
+    assert record is not None
+    assert record.state.time == 3
+
+
+async def test_a_node_from_the_pool_is_as_if_it_had_just_been_used() -> None:
+    """However long a node waited to be bound, its time to be idle begins at the bind."""
+    clock = Clock()
+    node = new_node(MemoryDisk(), clock=clock)
+    clock.now_s += 3600
+    await node.bind(BindSpec(processor_id=PROCESSOR, idle_timeout_s=1800))
+    looks = clock.looks
+    assert node.idle_s == 0
+    await until(lambda: clock.looks > looks + 1)  # the node has looked whether it is idle
+    assert node.state == "bound"
+    await node.drain()

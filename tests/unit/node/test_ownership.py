@@ -8,11 +8,14 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from kato_node import ownership
+from kato_node.domain.errors import DomainError
+from kato_node.domain.limits import Limits
+from kato_node.errors import ServiceError
 from kato_node.node import Node
 from kato_node.ownership import FRESH_S
 from kato_node.store.base import Fenced, StoreUnavailable
 from kato_node.store.memory import MemoryDisk, MemoryStore
-from tests.unit.node.running import PROCESSOR, Clock, gather, observe_all, running, seen, stm, stored
+from tests.unit.node.running import PROCESSOR, Clock, gather, key, observe_all, running, seen, stm, stored
 
 READS: dict[str, Callable[[Node], Awaitable[object]]] = {
     "session": lambda node: node.reads.session("s"),
@@ -179,3 +182,45 @@ async def test_a_purged_processor_is_not_ours() -> None:
         clock.now_s += FRESH_S + 1
         with pytest.raises(Fenced):
             await node.reads.stm("s")
+
+
+REFUSED: list[Callable[[Node], Awaitable[object]]] = [
+    lambda node: node.reads.stm("new"),
+    lambda node: node.reads.gene("s", "nope"),
+    lambda node: node.service.observe("s", seen(vectors=[[1.0]])),
+    lambda node: node.service.observe("s", seen("x" * 50)),
+    lambda node: node.service.learn("s", retry=key("k", "2")),
+]
+
+
+@pytest.mark.parametrize("call", REFUSED)
+async def test_a_refusal_is_the_owners(call: Callable[[Node], Awaitable[object]]) -> None:
+    """What a node would refuse by what it remembers is PROCESSOR_FENCED once another has its processor."""
+    disk, clock = MemoryDisk(), Clock()
+    async with running(disk, sessions=["s"], clock=clock, limits=Limits(stm_bytes_max=60)) as node:
+        await node.service.observe("s", seen("a", "b", vectors=[[1.0, 2.0]]), retry=key("k", "1"))
+        with pytest.raises((DomainError, ServiceError)):
+            async with node.operation():
+                await call(node)
+        disk.take_over(PROCESSOR)
+        clock.now_s += 60
+        with pytest.raises(Fenced):
+            async with node.operation():
+                await call(node)
+
+
+async def test_an_opening_or_a_closing_that_writes_nothing_is_the_owners() -> None:
+    """That a session is there already, or not any more, is said on the owner's word alone."""
+    calls: list[Callable[[Node], Awaitable[object]]] = [
+        lambda node: node.service.open_session("s", incarnation="1", overrides={}),
+        lambda node: node.service.close_session("s", incarnation="2"),
+        lambda node: node.service.close_session("unknown", incarnation="1"),
+    ]
+    for call in calls:
+        disk, clock = MemoryDisk(), Clock()
+        async with running(disk, sessions=["s"], clock=clock) as node:
+            await call(node)
+            disk.take_over(PROCESSOR)
+            clock.now_s += 60
+            with pytest.raises(Fenced):
+                await call(node)

@@ -50,7 +50,7 @@ def test_a_call_that_wakes_a_node_is_followed_to_it(running: Gateway) -> None:
     os.kill(running.pid_of(session_id), signal.SIGKILL)
     running.ask("POST", f"/sessions/{session_id}/learn", x_request_id="wake-up")
     told = [line["event"] for line in lines_of(running.log) if line.get("request_id") == "wake-up"]
-    assert {"node_bound", "session_active", "request"} <= set(told)
+    assert {"node_bound", "request"} <= set(told)
     assert "wake-up" in node_log(running, session_id).read_text()
 
 

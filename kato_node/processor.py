@@ -107,7 +107,6 @@ async def take(store: Store, setup: Setup) -> Processor:
     predictor = Predictor()
     service = ProcessorService(
         processor_id=record.processor_id,
-        processor_name=setup.processor_name,
         epoch=record.epoch,
         defaults=setup.defaults,
         limits=setup.limits,

@@ -42,7 +42,6 @@ class ProcessorService:
         self,
         *,
         processor_id: str,
-        processor_name: str,
         epoch: int,
         defaults: Config,
         limits: Limits,
@@ -52,7 +51,6 @@ class ProcessorService:
         predictor: Predictor,
     ) -> None:
         self.processor_id = processor_id
-        self.processor_name = processor_name
         self.epoch = epoch
         self.defaults = defaults
         self.limits = limits

@@ -91,6 +91,24 @@ async def test_a_node_that_leaves_is_replaced_by_the_next_message() -> None:
     assert (first.heard, second.heard) == (["a"], ["b"])
 
 
+async def test_a_socket_never_reaches_the_next_session_of_its_id() -> None:
+    """When the session has ended and another has its id, the client's socket closes with 1012, and none of its messages
+    reaches that one.
+    """
+    first, second = Scribe(), Scribe()
+    async with server(first) as (at, leaving), serving(second) as then:
+        places = Places({"s": [at, then]})
+        async with socket_to(places) as socket:
+            await socket.send_str("a")
+            assert await socket.receive_str() == "a"
+            leaving.stop()
+            await places.reported.wait()
+            places.incarnation = "2"
+            await socket.send_str("b")
+            assert await closed(socket) == 1012
+    assert (first.heard, second.heard) == (["a"], [])
+
+
 async def test_without_a_node_pings_wake_none() -> None:
     """While no node is behind a socket, the interface's own pings are answered and open no way to a node."""
     second = Scribe()

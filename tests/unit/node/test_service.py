@@ -15,7 +15,7 @@ from kato_node.domain.limits import Limits
 from kato_node.errors import SessionNotFound, TooManyCalls, TooManySessions, WrongIncarnation, WrongNode
 from kato_node.node import BindSpec, Opening
 from kato_node.service import Listener
-from kato_node.sessions import SESSIONS_MAX, UNANSWERED_MAX
+from kato_node.sessions import CHECKPOINTS_MAX, SESSIONS_MAX, UNANSWERED_MAX
 from kato_node.store.base import StoreUnavailable
 from kato_node.store.memory import MemoryDisk
 from tests.unit.node.running import (
@@ -413,6 +413,22 @@ async def test_checkpoints_are_one_incarnations() -> None:
         assert (await node.reads.predictions("s", "u"))["count"] == 1
         await node.service.open_session("s", incarnation="2", overrides={})
         assert (await node.reads.predictions("s", "u"))["count"] == 0
+
+
+async def test_a_unique_id_used_again_is_the_newest() -> None:
+    """Of the hundred that are remembered, the one used longest ago goes first, not the one named first."""
+    async with running() as node:
+        await observe_all(node, None, "a", "b", "c")
+        await node.service.learn(None)
+        await observe_all(node, None, "a")
+        await node.service.observe(None, seen("b", unique_id="kept"))
+        for number in range(CHECKPOINTS_MAX - 1):
+            await node.service.observe(None, seen(unique_id=f"u{number}"))
+        await node.service.observe(None, seen(unique_id="kept"))
+        await node.service.observe(None, seen(unique_id="one more"))
+        assert (await node.reads.predictions(None, "kept"))["count"] == 1
+        assert (await node.reads.predictions(None, "u0"))["count"] == 0
+        assert (await node.reads.predictions(None, "u1"))["count"] == 1
 
 
 async def test_a_processor_has_so_many_sessions() -> None:

@@ -407,6 +407,12 @@ def test_ties_in_order() -> None:
     assert names(ranking)[1:3] == sorted([events("a b x"), events("a b z")], key=pattern_name)
 
 
+def test_similarity_goes_before_frequency_in_a_tie() -> None:
+    """Of two equal ranks the more similar pattern comes first, however often the other was learned."""
+    ranking = predicted("a b", learned("a b z", "a b y y", "a b y y"), rank_sort_algo="confidence")
+    assert names(ranking) == [events("a b z"), events("a b y y")]
+
+
 def test_rank_is_compared_to_twelve_decimals() -> None:
     """Values that differ by a rounding are equal: similarity decides."""
     assert names(predicted("b a c", learned(*CORPUS)))[3:] == [events("c e"), events("c d e")]

@@ -224,3 +224,27 @@ async def test_an_opening_or_a_closing_that_writes_nothing_is_the_owners() -> No
             clock.now_s += 60
             with pytest.raises(Fenced):
                 await call(node)
+
+
+async def test_a_reading_is_as_old_as_its_beginning() -> None:
+    """What a slow reading of the epoch says was true when it began: freshness counts from there."""
+    disk, clock = MemoryDisk(), Clock()
+    stores: list[Slow] = []
+
+    class Slow(Counting):
+        async def read_epoch(self) -> int:
+            epoch = await super().read_epoch()
+            clock.now_s += FRESH_S - 1
+            return epoch
+
+    def open_store(processor_id: str) -> Slow:
+        stores.append(Slow(disk, processor_id))
+        return stores[-1]
+
+    async with running(disk, sessions=["s"], clock=clock, open_store=open_store) as node:
+        clock.now_s += FRESH_S + 1
+        await node.reads.stm("s")
+        assert stores[0].readings == 1
+        clock.now_s += 2
+        await node.reads.stm("s")
+        assert stores[0].readings == 2

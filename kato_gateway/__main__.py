@@ -20,7 +20,7 @@ from pathlib import Path
 import uvloop
 from fastapi import FastAPI
 
-from container_manager.errors import ContainerError
+from container_manager.errors import ContainerError, RuntimeUnavailable
 from container_manager.runtime import Runtime
 from container_manager.runtimes.process import ProcessRuntime
 from container_manager.spec import Liveness, NodeSpec
@@ -43,6 +43,7 @@ from kato_node.wire.server import Server, server_config
 OKAY, FAILED, BAD_SETTINGS, INTERRUPTED = 0, 1, 2, 130
 _BACKLOG = 2_048
 _GRACE_S = 10  # for calls under way
+_KILL_PAUSES_S = (0.0, 0.1, 0.2, 0.5, 1.0)  # between looks for nodes that live, or while none can be told
 _log = logging.getLogger("kato_gateway")
 
 
@@ -216,12 +217,26 @@ async def _unless(event: asyncio.Event, work: Awaitable[object]) -> bool:
 
 
 async def _kill_all(runtime: Runtime) -> None:
-    """End every node now. What was acknowledged is stored, so nothing is lost."""
+    """End every node now. What was acknowledged is stored, so nothing is lost. Raises: ContainerError if some live."""
+    for pause_s in _KILL_PAUSES_S:
+        try:
+            if not await _killed(runtime):
+                return
+        except ContainerError as error:
+            _log.warning("nodes_not_listed", extra={"reason": repr(error)})
+        await asyncio.sleep(pause_s)
+    if left := await _killed(runtime):
+        raise RuntimeUnavailable(f"nodes that do not end: {', '.join(left)}")
+
+
+async def _killed(runtime: Runtime) -> Sequence[str]:
+    """Kill the nodes that live, and return their ids. Raises: ContainerError if that cannot be told."""
     alive = [node.node_id for node in await runtime.list() if node.liveness is Liveness.ALIVE]
     outcomes = await asyncio.gather(*(runtime.stop(node_id, grace_s=0.0) for node_id in alive), return_exceptions=True)
     for node_id, outcome in zip(alive, outcomes, strict=True):
         if isinstance(outcome, BaseException):
             _log.error("node_not_stopped", exc_info=outcome, extra={"node_id": node_id})
+    return alive
 
 
 def _welcome(settings: Settings, listener: socket.socket, started_at_s: float | None) -> str:

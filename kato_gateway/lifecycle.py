@@ -44,14 +44,7 @@ from kato_gateway.opener import Opener
 from kato_gateway.opening import access_token
 from kato_gateway.pool import Pool
 from kato_gateway.recovery import Recovery
-from kato_gateway.registry.base import (
-    Change,
-    Leftover,
-    LeftoverChange,
-    PurgeChange,
-    Registry,
-    SessionChange,
-)
+from kato_gateway.registry.base import Change, Leftover, LeftoverChange, PurgeChange, Registry, SessionChange
 from kato_gateway.shutdown import end_everything
 from kato_gateway.survey import Survey
 from kato_gateway.tasks import Tasks
@@ -153,13 +146,20 @@ class Lifecycle:
                 await self._swept.wait()
 
     async def stop(self) -> None:
-        """Take no more calls, end every node gently, leave each session hibernated. Idempotent, bounded in time."""
+        """Take no more calls, end every node gently, leave each session hibernated. Idempotent, bounded in time.
+
+        Cancelled, it undoes the starts under way, and leaves the nodes that run.
+        """
         if not self._serving:
             return
         self._serving = False
-        await self._loops.cancel()
         self.pool.stop_filling()
-        await end_everything(self._ground, self._janitor, self._recovery, self._upkeep)
+        try:
+            await self._loops.cancel()
+            await end_everything(self._ground, self._janitor, self._recovery, self._upkeep)
+        finally:
+            for tasks in (self._loops, self._ground.tasks):
+                await tasks.cancel()
 
     async def create(self, wanted: CreateSession) -> Created:
         """Create the session and have a node open it; or find the caller's live session of this id.

@@ -33,7 +33,6 @@ async def end_everything(ground: Ground, janitor: Janitor, recovery: Recovery, u
     await _attempt("recorded nodes", _end_recorded(ground, janitor), removal_s)
     await _attempt("recorded nodes", ground.tasks.settled(), removal_s)
     await _attempt("running nodes", _end_running(ground, recovery), removal_s)
-    await ground.tasks.cancel()
 
 
 async def _end_recorded(ground: Ground, janitor: Janitor) -> None:

@@ -144,6 +144,16 @@ def test_a_stop_at_any_moment_of_the_start_leaves_nothing(tmp_path: Path) -> Non
     home.client.close()
 
 
+def test_a_second_ctrl_c_during_the_start_leaves_nothing(tmp_path: Path) -> None:
+    """However many nodes are just being started, one Ctrl-C after the other ends all of them."""
+    with gateway(tmp_path / "home", WARM_POOL_SIZE="40") as running:
+        eventually(running.nodes, "a node")
+        os.killpg(running.process.pid, signal.SIGINT)
+        eventually(lambda: "gateway_stopping" in running.log, "a stop")
+        assert running.stop() in {0, 130, -signal.SIGINT}  # it may come when there is nothing left to hurry
+        assert running.nodes() == {}
+
+
 def test_a_second_ctrl_c_hurries(tmp_path: Path) -> None:
     """With a node that does not end by itself the first Ctrl-C waits; a second one does not, and leaves nothing."""
     with gateway(tmp_path / "home", WARM_POOL_SIZE="0") as running:

@@ -206,3 +206,19 @@ async def test_a_lost_reply_of_the_runtime_leaves_no_node_behind(world: World) -
 
 async def _all(*calls: Any, return_exceptions: bool = False) -> list[Any]:
     return await asyncio.gather(*calls, return_exceptions=return_exceptions)
+
+
+async def test_a_stop_that_is_cut_short_undoes_the_starts(world: World) -> None:
+    """Whoever hurries the stop gets a gateway that does nothing any more: no start ends in a node later."""
+    gate = world.engine.knobs.start_gate = asyncio.Event()
+    gateway = world.gateway(policy=pool_of(40))
+    await world.run(gateway.start())
+    assert gateway.pool.view.starting
+    stop = asyncio.create_task(gateway.stop())
+    await settle()
+    stop.cancel()
+    await asyncio.wait({stop})
+    assert len(asyncio.all_tasks()) == 1
+    gate.set()
+    await settle()
+    assert world.alive() == []

@@ -78,7 +78,7 @@ class Fleet:
         self._routes = routes
         self._known: dict[str, NodeRecord] = {}
         self._locks = Locks()
-        self._placing: Flights[Placement] = Flights(ground.tasks)
+        self._placing: Flights[Placement] = Flights(ground.tasks, may_end=pool.is_queued)
         self._doubting: Flights[None] = Flights(ground.tasks)
         self._purging: Flights[None] = Flights(ground.tasks)
 
@@ -130,6 +130,14 @@ class Fleet:
             except NodeRefused:  # another session's configuration is no fault of this one
                 if not joined:
                     raise
+
+    def is_queued(self, processor_id: str) -> bool:
+        """Whether the processor only waits for the start of a node to begin."""
+        return self._pool.is_queued(processor_id)
+
+    def is_given_up(self, processor_id: str) -> bool:
+        """Whether the processor gets no node now, since all who wanted one have left; nor does a node know of them."""
+        return self._placing.is_given_up(processor_id)
 
     async def doubt(self, node_id: str) -> None:
         """Find out about a node that a call failed on; no call goes there meanwhile.

@@ -1,7 +1,8 @@
 """The life of sessions: created, found a node, hibernated with it, woken, ended.
 
 The one place that changes sessions and routes. The data plane calls `resolve` for each call's route, and `lost` on one
-that failed it; the API calls the rest. What a call begins goes on when its caller leaves.
+that failed it; the API calls the rest. What a call begins goes on when its caller leaves, unless it still waits for the
+start of a node to begin.
 """
 
 from __future__ import annotations
@@ -169,7 +170,10 @@ class Lifecycle:
         """
         self._check_serving()
         check(wanted)
-        return await self._ground.tasks.outlive("create", self._create(wanted))
+        session_id = meant(wanted.session_id or secrets.token_hex(16), caller=wanted.owner)
+        return await self._ground.tasks.outlive(
+            "create", self._create(wanted, session_id), may_end=lambda: self._opener.is_queued(session_id)
+        )
 
     async def resolve(self, session_id: str, *, owner: str | None = None) -> Route:
         """Return the session's route; on a miss find its processor's node, or wake one. `default` is made on demand.
@@ -234,12 +238,7 @@ class Lifecycle:
         return await self.configs.effective(session_id, owner=owner)
 
     async def end(
-        self,
-        session_id: str,
-        reason: EndReason = EndReason.DELETED,
-        *,
-        owner: str | None = None,
-        purge: bool = False,
+        self, session_id: str, reason: EndReason = EndReason.DELETED, *, owner: str | None = None, purge: bool = False
     ) -> SessionRecord:
         """End the session in whatever state it is, and its node if that serves nobody else; patterns stay.
 
@@ -279,11 +278,16 @@ class Lifecycle:
                 self.pool.fill()
             self._swept.set()
 
-    async def _create(self, wanted: CreateSession) -> Created:
+    async def _create(self, wanted: CreateSession, session_id: str) -> Created:
         clock = self._ground.clock
         began_s = clock.now_s()
-        record, created = await self._recorded(wanted)
-        opened = await self._opener.open(record.session_id, owner=wanted.owner)
+        _, created = await self._recorded(wanted, session_id)
+        try:
+            opened = await self._opener.open(session_id, owner=wanted.owner)
+        except SessionNotFound:
+            if created:
+                raise
+            return await self._create(wanted, session_id)  # the one that was found has gone meanwhile
         start: Start = opened.start
         if not created and start != "shared":
             start = "restored"
@@ -297,12 +301,11 @@ class Lifecycle:
             timings_ms={"claim": 0.0, "spawn": 0.0, "ready": 0.0, "bind": 0.0, **opened.timings_ms, "total": total_ms},
         )
 
-    async def _recorded(self, wanted: CreateSession) -> tuple[SessionRecord, bool]:
+    async def _recorded(self, wanted: CreateSession, session_id: str) -> tuple[SessionRecord, bool]:
         """Return the new session's record, or the caller's live one of this id and False.
 
         Raises: Conflict, Forbidden.
         """
-        session_id = meant(wanted.session_id or secrets.token_hex(16), caller=wanted.owner)
         user_id = wanted.owner if wanted.user_id is None else wanted.user_id
         policy = self._ground.policy
         for _ in range(_ROUNDS):

@@ -19,6 +19,7 @@ from kato_gateway.domain.errors import (
     NodeRefused,
     NodeTimeout,
     RuntimeOutOfReach,
+    SessionExpired,
     SessionNotFound,
 )
 from kato_gateway.domain.owners import is_default
@@ -68,7 +69,8 @@ class Opener:
         self._fleet = fleet
         self._directory = directory
         self._routes = routes
-        self._opening: Flights[Opened] = Flights(ground.tasks)
+        self._opening: Flights[Opened] = Flights(ground.tasks, may_end=self.is_queued)
+        self._placing: dict[str, str] = {}
         self._cut_short: set[str] = set()
 
     async def open(self, session_id: str, *, owner: str | None) -> Opened:
@@ -83,6 +85,11 @@ class Opener:
     def is_opening(self, session_id: str) -> bool:
         """Whether the session is being opened just now."""
         return self._opening.flying(session_id)
+
+    def is_queued(self, session_id: str) -> bool:
+        """Whether the session only waits for the start of a node to begin."""
+        processor_id = self._placing.get(session_id)
+        return processor_id is not None and self._fleet.is_queued(processor_id)
 
     def close(self, session_id: str) -> None:
         """Take it that the session has ended: no route leads to it, nor will one that is being found."""
@@ -107,13 +114,14 @@ class Opener:
         finally:
             self._cut_short.discard(session_id)
             if opened is None and (record.status is SessionStatus.CREATING or isinstance(failure, SessionNotFound)):
-                await self._ground.tasks.outlive("discard", self._discard(record, failure))
+                untaken = _refused(failure) or self._fleet.is_given_up(record.processor_id)
+                await self._ground.tasks.outlive("discard", self._discard(record, untaken=untaken))
         return opened
 
     async def _record(self, session_id: str, owner: str | None) -> SessionRecord:
         try:
             return await self._directory.session(session_id, owner=owner)
-        except SessionNotFound:
+        except (SessionNotFound, SessionExpired):
             if not is_default(session_id, owner=owner):
                 raise
         now_s = self._ground.clock.now_s()
@@ -129,7 +137,7 @@ class Opener:
 
     async def _opened(self, record: SessionRecord) -> Opened:
         for _ in range(_ATTEMPTS):
-            placement = await self._fleet.place(record)
+            placement = await self._placed(record)
             session = await self._session_on(placement, record)
             if record.session_id in self._cut_short:
                 raise SessionNotFound(record.session_id)
@@ -138,6 +146,13 @@ class Opener:
             if session is None:
                 await self._fleet.doubt(placement.node.node_id)
         raise NodeFailed(f"Session {record.session_id!r} found no node that lasted; try again.")
+
+    async def _placed(self, record: SessionRecord) -> Placement:
+        self._placing[record.session_id] = record.processor_id
+        try:
+            return await self._fleet.place(record)
+        finally:
+            del self._placing[record.session_id]
 
     async def _session_on(self, placement: Placement, record: SessionRecord) -> SessionRecord | None:
         """Return the session as active on the node, opened there if need be; None: the node did not take the call."""
@@ -193,13 +208,16 @@ class Opener:
             timings_ms=placement.timings_ms,
         )
 
-    async def _discard(self, record: SessionRecord, failure: GatewayError | None) -> None:
-        """Leave nothing of a session that could not be created, or ended meanwhile; a node may have taken it.
+    async def _discard(self, record: SessionRecord, *, untaken: bool) -> None:
+        """Leave nothing of a session that could not be created, or ended meanwhile.
+
+        Args:
+            untaken: whether it is certain that no node has taken it.
 
         What cannot be undone now, upkeep ends later.
         """
         changes: list[Change] = []
-        if not _refused(failure):
+        if not untaken:
             leftover = Leftover(
                 processor_id=record.processor_id, session_id=record.session_id, incarnation=record.incarnation
             )

@@ -61,6 +61,7 @@ class Pool:
         self._janitor = janitor
         self._idle: deque[NodeRecord] = deque()
         self._waiting: FairQueue[asyncio.Future[NodeRecord]] = FairQueue()
+        self._queued: dict[str, asyncio.Future[NodeRecord]] = {}
         self._starting = 0
         self._busy = 0
         self._busy_since_s: float | None = None
@@ -126,6 +127,11 @@ class Pool:
                 self._busy_since_s = None
                 self._refill()
 
+    def is_queued(self, processor_id: str) -> bool:
+        """Whether a claim for the processor waits, and no start would have been in vain if it no longer did."""
+        future = self._queued.get(processor_id)
+        return future is not None and not future.done() and len(self._waiting) > self._starting
+
     async def claim(self, processor_id: str, *, user: str | None = None) -> Claim | None:
         """Claim a member for the processor: probed, then recorded as binding. None: another node holds the processor.
 
@@ -142,7 +148,7 @@ class Pool:
             member = self._idle.popleft() if self._idle else None
             if member is None:
                 start = "cold"
-                member = await self._next(user)
+                member = await self._next(processor_id, user)
                 spawn_ms += 1000 * (clock.now_s() - began_s)
                 began_s = clock.now_s()
             node = await self._claimed(member, processor_id)
@@ -178,11 +184,12 @@ class Pool:
             return False
         return (identity.node_id, identity.state) == (member.node_id, "unbound")
 
-    async def _next(self, user: str | None) -> NodeRecord:
+    async def _next(self, processor_id: str, user: str | None) -> NodeRecord:
         """Wait for the next member; a start is under way for everybody who waits. Raises: CapacityReached."""
         await self._admission.admit_waiting(len(self._waiting))
         future: asyncio.Future[NodeRecord] = asyncio.get_running_loop().create_future()
         self._waiting.put(user, future)
+        self._queued[processor_id] = future
         self._refill()
         try:
             return await future
@@ -192,6 +199,7 @@ class Pool:
             raise
         finally:
             self._waiting.leave(user, future)
+            del self._queued[processor_id]
 
     def _offer(self, member: NodeRecord) -> None:
         while self._waiting:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from kato_gateway.clock import Clock
@@ -43,9 +44,20 @@ class Tasks:
         """Run `work` again and again, `pause_s` after each of its ends, however it ended."""
         self.spawn(name, self._again_and_again(name, work, clock, pause_s))
 
-    async def outlive(self, name: str, work: Coroutine[object, object, T]) -> T:
-        """Return what the coroutine returns; it goes on when its caller is cancelled. Raises: as `outcome`."""
-        return await outcome(self.spawn(name, work))
+    async def outlive(
+        self, name: str, work: Coroutine[object, object, T], *, may_end: Callable[[], bool] = lambda: False
+    ) -> T:
+        """Return what the coroutine returns; it goes on when its caller is cancelled. Raises: as `outcome`.
+
+        Args:
+            may_end: whether it ends with its caller instead, asked when that leaves.
+        """
+        task = self.spawn(name, work)
+        try:
+            return await outcome(task)
+        finally:
+            if not task.done() and may_end():
+                task.cancel()
 
     async def settled(self) -> None:
         """Wait until nothing runs."""
@@ -93,25 +105,51 @@ async def outcome(task: asyncio.Task[T]) -> T:
         raise
 
 
-class Flights(Generic[T]):
-    """One task a key: whoever asks while it runs gets its outcome, and no caller's cancellation stops it."""
+@dataclass(slots=True)
+class _Flight(Generic[T]):
+    task: asyncio.Task[T]
+    callers: int = 0
+    is_given_up: bool = False
 
-    def __init__(self, tasks: Tasks) -> None:
+
+class Flights(Generic[T]):
+    """One task a key: whoever asks while it runs gets its outcome, and no caller's cancellation stops it.
+
+    Args:
+        may_end: whether a key's task ends with the last of its callers instead, asked when that one leaves.
+    """
+
+    def __init__(self, tasks: Tasks, *, may_end: Callable[[str], bool] = lambda _: False) -> None:
         self._tasks = tasks
-        self._flying: dict[str, asyncio.Task[T]] = {}
+        self._may_end = may_end
+        self._flying: dict[str, _Flight[T]] = {}
 
     def flying(self, key: str) -> bool:
         """Whether the key's task runs."""
         return key in self._flying
 
+    def is_given_up(self, key: str) -> bool:
+        """Whether the key's task is just ending since all its callers have left."""
+        return key in self._flying and self._flying[key].is_given_up
+
     async def join(self, key: str, begin: Callable[[], Coroutine[object, object, T]]) -> T:
-        """Return what the key's task returns, begun now if none runs. Raises: as `outcome`."""
-        task = self._flying.get(key)
-        if task is None:
-            task = self._tasks.spawn(key, begin())
-            self._flying[key] = task
-            task.add_done_callback(lambda _: self._flying.pop(key))
-        return await outcome(task)
+        """Return what the key's task returns, begun now if none runs or once one has been given up.
+
+        Raises: as `outcome`.
+        """
+        while (flight := self._flying.get(key)) is not None and flight.is_given_up:
+            await asyncio.wait({flight.task})
+        if flight is None:
+            flight = self._flying[key] = _Flight(self._tasks.spawn(key, begin()))
+            flight.task.add_done_callback(lambda _: self._flying.pop(key))
+        flight.callers += 1
+        try:
+            return await outcome(flight.task)
+        finally:
+            flight.callers -= 1
+            if not flight.callers and not flight.task.done() and self._may_end(key):
+                flight.is_given_up = True
+                flight.task.cancel()
 
 
 class Locks:

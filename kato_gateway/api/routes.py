@@ -10,6 +10,7 @@ from fastapi.requests import HTTPConnection
 
 from kato_gateway.api import schemas
 from kato_gateway.api.replies import session_reply
+from kato_gateway.dataplane.hangup import unless_hung_up
 from kato_gateway.dataplane.plane import OWNER
 from kato_gateway.domain.errors import NodeNotFound
 from kato_gateway.domain.sessions import Json, NodeRecord, SessionRecord
@@ -18,7 +19,7 @@ from kato_gateway.lifecycle import TTL_S_MAX, CreateSession, Lifecycle
 Wanted = Annotated[schemas.CreateSession | None, Body(examples=[schemas.CREATE_EXAMPLE])]
 
 
-def caller(connection: HTTPConnection) -> str | None:
+async def caller(connection: HTTPConnection) -> str | None:
     """Return whose call this is, as `admit` found; None without keys."""
     owner: str | None = connection.scope[OWNER]
     return owner
@@ -40,7 +41,7 @@ class SessionRoutes:
     ) -> schemas.CreatedSession:
         """Create a session, or find a live one of this id and user (200)."""
         wanted = body or schemas.CreateSession()
-        created = await self._lifecycle.create(
+        creation = self._lifecycle.create(
             CreateSession(
                 owner=owner,
                 user_id=wanted.user_id,
@@ -52,6 +53,7 @@ class SessionRoutes:
                 metadata=wanted.metadata or {},
             )
         )
+        created = await unless_hung_up(request.receive, creation)
         response.status_code = 201 if created.created else 200
         config = created.record.effective_config
         session = self._reply(created.record, created.node, config, request)

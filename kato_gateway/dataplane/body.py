@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
+
+from kato_gateway.dataplane.hangup import unless_hung_up
+
+T = TypeVar("T")
 
 
 class RequestBody:
@@ -40,6 +45,13 @@ class RequestBody:
         """Read the body as far as it may be kept. Raises: ClientDisconnect, and whatever `receive` raises."""
         while not self._whole and self._size <= self._kept_bytes_max:
             self._kept.append(await self._next())
+
+    async def unless_hung_up(self, work: Awaitable[T]) -> T:
+        """Return what the work returns; once the body is read it is cancelled if the client hangs up.
+
+        Raises: ClientDisconnect, and what the work raises.
+        """
+        return await (unless_hung_up(self._receive, work) if self._whole else work)
 
     def kept(self) -> bytes:
         """Return what has been kept; the whole body if it is `small`."""

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kato_gateway.dataplane.admit import WEBSOCKET, Forward, Head, Own, Refuse, admit
 from kato_gateway.dataplane.attempts import Limits, Resolver, Usage
 from kato_gateway.dataplane.body import RequestBody
+from kato_gateway.dataplane.hangup import hung_up
 from kato_gateway.dataplane.proxy import Answer, AnswerBroken, Call, Client, HttpProxy
 from kato_gateway.dataplane.websocket import WebSocketProxy
 from kato_gateway.domain.owners import KeyTable
@@ -96,7 +97,7 @@ async def _deliver(answer: Answer, receive: Receive, send: Send) -> None:
     if answer.rest is None:
         await send({"type": "http.response.body", "body": answer.body})
         return
-    gone = asyncio.create_task(_hung_up(receive))
+    gone = asyncio.create_task(hung_up(receive))
     try:
         async with aclosing(answer.rest) as rest:
             async for chunk in rest:
@@ -106,8 +107,3 @@ async def _deliver(answer: Answer, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.body", "body": b""})
     finally:
         gone.cancel()
-
-
-async def _hung_up(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -48,6 +48,19 @@ class Answer:
     rest: AsyncGenerator[bytes, None] | None = None
 
 
+class _Awaited:
+    """A resolver for one call, whose client may leave while a node is looked for."""
+
+    def __init__(self, resolver: Resolver, body: RequestBody) -> None:
+        self._resolver = resolver
+        self._body = body
+        self.lost = resolver.lost
+
+    async def resolve(self, session_id: str, *, owner: str | None = None) -> Route:
+        """See Resolver. Raises: ClientDisconnect, too."""
+        return await self._body.unless_hung_up(self._resolver.resolve(session_id, owner=owner))
+
+
 class HttpProxy:
     """Forwards calls over a pool of connections that are kept alive."""
 
@@ -70,7 +83,7 @@ class HttpProxy:
         patience = Patience(self._limits.answer_s)
         call.body.on_progress = patience.renew
         return await attempt(
-            self._resolver,
+            _Awaited(self._resolver, call.body),
             call.forward.session_id,
             lambda route: self._counted(call, route, key),
             owner=call.forward.owner,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
+import logging
 import queue
 import sqlite3
 import threading
@@ -45,6 +45,10 @@ Work: TypeAlias = Callable[[sqlite3.Connection], object]
 BUSY_TIMEOUT_S = 5.0
 CALL_TIMEOUT_S = 15.0
 GROUP_MAX = 256
+
+_ADVICE = "Check the disk and the file's permissions."
+
+_log = logging.getLogger(__name__)
 
 _COMPARED = {"sessions": ("_id", "incarnation", "version"), "nodes": ("_id", "version")}
 
@@ -183,23 +187,33 @@ class SqliteRegistry:
             async with asyncio.timeout(CALL_TIMEOUT_S):
                 return cast("T", await future)
         except TimeoutError as error:
-            raise RegistryUnavailable(f"{self._path} did not answer in {CALL_TIMEOUT_S:g} s.") from error
+            raise RegistryUnavailable(f"The registry did not answer in {CALL_TIMEOUT_S:g} s.") from error
 
     # What follows runs on the registry's own thread.
 
     def _run(self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[object]) -> None:
+        connection: sqlite3.Connection | None
         try:
-            connection = _connect(self._path)
-        except (sqlite3.Error, UnknownSchema) as error:
-            loop.call_soon_threadsafe(_settle, opened, self._unavailable(error))
+            connection = _connect(self._path, mode="rwc")
+        except Exception as error:  # noqa: BLE001 - whatever it is, its caller waits to hear of it
+            reason = str(error) if isinstance(error, UnknownSchema) else f"{error}. {_ADVICE}"
+            loop.call_soon_threadsafe(_settle, opened, RegistryUnavailable(f"{self._path}: {reason}"))
             return
-        loop.call_soon_threadsafe(_settle, opened, None)
-        with contextlib.closing(connection):
+        try:
+            loop.call_soon_threadsafe(_settle, opened, None)
             more = True
             while more:
                 group, more = self._next_group()
-                outcomes = self._outcomes(connection, group)
+                try:
+                    connection = connection or _connect(self._path, mode="rw")
+                    outcomes = _outcomes(connection, group)
+                except Exception as error:  # noqa: BLE001 - the thread stays for the calls to come
+                    outcomes = self._failed(error, group)
+                    connection = _undone(connection)
                 loop.call_soon_threadsafe(_settle_all, group, outcomes)
+        finally:
+            if connection is not None:
+                connection.close()
 
     def _next_group(self) -> tuple[list[_Job], bool]:
         """Wait for one job and take those behind it; False once closing was asked for."""
@@ -212,48 +226,76 @@ class SqliteRegistry:
             job = self._jobs.get()
         return group, False
 
-    def _outcomes(self, connection: sqlite3.Connection, group: Sequence[_Job]) -> list[object]:
-        """Do the whole group in one transaction, if any of it writes; a failure is everybody's."""
-        try:
-            if not any(job.writes for job in group):
-                return [job.work(connection) for job in group]
-            connection.execute("BEGIN IMMEDIATE")
-            outcomes = [_written(connection, job.work) if job.writes else job.work(connection) for job in group]
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            return [self._unavailable(error) for _ in group]
-        return outcomes
-
-    def _unavailable(self, error: sqlite3.Error | UnknownSchema) -> RegistryUnavailable:
-        if isinstance(error, UnknownSchema):
-            return RegistryUnavailable(f"{self._path}: {error}")
-        return RegistryUnavailable(f"{self._path}: {error}. Check the disk and the file's permissions.")
+    def _failed(self, error: Exception, group: Sequence[_Job]) -> list[object]:
+        """Return a failure of the whole group as everybody's outcome. The log says which file; clients hear it, too."""
+        _log.error("registry_failed", extra={"path": str(self._path), "reason": f"{type(error).__name__}: {error}"})
+        reason = str(error) if isinstance(error, sqlite3.Error) else "unforeseen, see the log"
+        return [RegistryUnavailable(f"The registry failed: {reason}. {_ADVICE}") for _ in group]
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+def _connect(path: Path, *, mode: str) -> sqlite3.Connection:
+    """Open the file; `mode` is SQLite's: rwc makes it if it is missing, rw does not, lest a lost one look empty."""
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None
+    )
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         brought_up(connection)
-    except (sqlite3.Error, UnknownSchema):
+    except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _written(connection: sqlite3.Connection, work: Work) -> object:
-    """Do one writing job: True, or False with nothing of it left."""
+def _outcomes(connection: sqlite3.Connection, group: Sequence[_Job]) -> list[object]:
+    """Do the whole group in one transaction, if any of it writes. Raises: what is everybody's failure."""
+    if not any(job.writes for job in group):
+        return [_done(connection, job) for job in group]
+    connection.execute("BEGIN IMMEDIATE")
+    outcomes = [_done(connection, job) for job in group]
+    connection.execute("COMMIT")
+    return outcomes
+
+
+def _undone(connection: sqlite3.Connection | None) -> sqlite3.Connection | None:
+    """Undo what the connection has begun; None, with the connection closed, if not even that can be done."""
+    if connection is None:
+        return None
+    try:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+    except Exception:  # noqa: BLE001 - closing undoes it, too
+        connection.close()
+        return None
+    return connection
+
+
+def _done(connection: sqlite3.Connection, job: _Job) -> object:
+    """Do one job: its result, or its own error, or False if it is refused. Nothing is left of one that was not done.
+
+    Raises: sqlite3.Error, which is the whole group's.
+    """
+    if not job.writes:
+        return _tried(connection, job.work)
     connection.execute("SAVEPOINT job")
     try:
-        outcome = work(connection)
+        outcome = _tried(connection, job.work)
     except (_Refused, sqlite3.IntegrityError):
-        connection.execute("ROLLBACK TO job")
         outcome = False
+    if outcome is not True:
+        connection.execute("ROLLBACK TO job")
     connection.execute("RELEASE job")
     return outcome
+
+
+def _tried(connection: sqlite3.Connection, work: Work) -> object:
+    try:
+        return work(connection)
+    except (_Refused, sqlite3.Error):
+        raise
+    except Exception as error:  # noqa: BLE001 - a value that SQLite cannot take is its caller's error, nobody else's
+        return error
 
 
 def _settle_all(group: Sequence[_Job], outcomes: Sequence[object]) -> None:
@@ -264,7 +306,7 @@ def _settle_all(group: Sequence[_Job], outcomes: Sequence[object]) -> None:
 def _settle(future: asyncio.Future[object], outcome: object) -> None:
     if future.done():  # its caller has been cancelled
         return
-    if isinstance(outcome, RegistryUnavailable):
+    if isinstance(outcome, Exception):
         future.set_exception(outcome)
     else:
         future.set_result(outcome)

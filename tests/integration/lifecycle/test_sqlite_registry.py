@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,6 +100,7 @@ async def test_a_failed_transaction_fails_everybody_in_it_and_nobody_after(tmp_p
         vandal.execute("ALTER TABLE sessions RENAME TO hidden")
         outcomes = await asyncio.gather(*(registry.apply([change]) for _ in range(3)), return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [RegistryUnavailable] * 3
+        assert not any(str(tmp_path) in str(outcome) for outcome in outcomes)  # clients read it
         vandal.execute("ALTER TABLE hidden RENAME TO sessions")
     assert await registry.session("s") is None
     assert await registry.apply([change])
@@ -105,3 +108,73 @@ async def test_a_failed_transaction_fails_everybody_in_it_and_nobody_after(tmp_p
     await registry.close()
     with pytest.raises(RegistryUnavailable):
         await registry.apply([change])
+
+
+async def test_a_value_that_cannot_be_written_is_its_callers_error_alone(tmp_path: Path) -> None:
+    """Whoever hands over such a value hears of it, nothing of the call is written, and all others are served."""
+    registry = SqliteRegistry(tmp_path / "gateway.sqlite")
+    await registry.open()
+    other = replace(RECORD, session_id="t")
+    too_large = replace(RECORD, session_id="u", version=2**63)
+    wrong, right = await asyncio.gather(
+        registry.apply(
+            [SessionChange(before=None, after=other), SessionChange(before=None, after=too_large)],
+        ),
+        registry.apply([SessionChange(before=None, after=RECORD)]),
+        return_exceptions=True,
+    )
+    assert (type(wrong), right) == (OverflowError, True)
+    with pytest.raises(UnicodeEncodeError):
+        await registry.session("\ud800")
+    assert await registry.sessions(SessionQuery(), limit=9) == [RECORD]
+    await registry.close()
+
+
+def failing_at(fails: set[str], error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each connection made from now on raise the error at these statements, for as long as they are in there."""
+    connect = sqlite3.connect
+
+    class Failing(sqlite3.Connection):
+        def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+            if sql in fails:
+                raise error
+            return super().execute(sql, parameters)
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **more: connect(*args, **more, factory=Failing))
+
+
+def lose(folder: Path) -> int:
+    """Delete every file in the folder; return how many there were."""
+    files = list(folder.iterdir())
+    for file in files:
+        file.unlink()
+    return len(files)
+
+
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), MemoryError()])
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_connection_that_cannot_undo_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, lost: bool
+) -> None:
+    """A transaction whose end and whose undoing fail is nobody's: its caller hears of it, the next is served.
+
+    Should the file be lost meanwhile, an empty one never takes its place.
+    """
+    fails: set[str] = set()
+    failing_at(fails, error, monkeypatch)
+    registry = SqliteRegistry(tmp_path / "gateway.sqlite")
+    await registry.open()
+    fails |= {"COMMIT", "ROLLBACK"}
+    change = SessionChange(before=None, after=RECORD)
+    with pytest.raises(RegistryUnavailable):
+        await registry.apply([change])
+    fails.clear()
+    if lost:
+        lose(tmp_path)
+        with pytest.raises(RegistryUnavailable):
+            await registry.session("s")
+        assert lose(tmp_path) == 0
+    else:
+        assert await registry.session("s") is None
+        assert await registry.apply([change])
+    await registry.close()

@@ -9,7 +9,7 @@ import pytest
 
 from kato_gateway.dataplane.routes import Route
 from kato_gateway.domain.errors import NodeTimeout, RuntimeOutOfReach, SessionExpired, SessionNotFound
-from kato_gateway.domain.sessions import NodeState, SessionStatus
+from kato_gateway.domain.sessions import EndReason, NodeState, SessionStatus
 from kato_gateway.lifecycle import Lifecycle
 from kato_gateway.registry.memory import MemoryRegistry
 from tests.integration.lifecycle.world import (
@@ -269,3 +269,16 @@ async def test_a_hibernated_session_costs_no_memory_of_its_own(world: World) -> 
 
 async def _gathered(*calls: object) -> list[Route]:
     return await asyncio.gather(*calls)  # type: ignore[call-overload, no-any-return]
+
+
+async def test_an_expired_default_is_made_anew(world: World) -> None:
+    """`default` is there whenever it is called: after one that expired comes one with empty STM."""
+    async with serving(world) as gateway:
+        await world.run(gateway.resolve("default"))
+        first = await gateway.get("default")
+        await world.run(gateway.end("default", EndReason.EXPIRED))
+        await world.run(gateway.resolve("default"))
+        second = await gateway.get("default")
+        assert second.incarnation != first.incarnation
+        assert world.store("default").sessions["default"].incarnation == second.incarnation
+        await assert_sound(world, gateway)

@@ -157,3 +157,45 @@ async def test_all_of_waits_for_all() -> None:
     with pytest.raises(NodeFailed):
         await all_of([fail(), end()])
     assert ended == ["other"]
+
+
+async def test_a_flight_that_may_end_ends_with_its_last_caller() -> None:
+    """Not before, and not while it may not end; who comes while it ends waits for that, and begins anew."""
+    flights: Flights[int] = Flights(Tasks(), may_end=lambda _: may_end)
+    may_end, begun, ended, again = True, 0, asyncio.Event(), asyncio.Event()
+
+    async def fly() -> int:
+        nonlocal begun
+        begun += 1
+        mine = begun
+        if mine == 2:
+            again.set()
+        try:
+            return await asyncio.get_running_loop().create_future() or 0
+        except asyncio.CancelledError:
+            await ended.wait()
+            raise
+        finally:
+            landed.append(mine)
+
+    landed: list[int] = []
+    first, second = (asyncio.create_task(flights.join("k", fly)) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait({first})
+    assert not flights.is_given_up("k")
+    second.cancel()
+    await asyncio.wait({second})
+    assert flights.is_given_up("k")
+    third = asyncio.create_task(flights.join("k", fly))
+    await asyncio.sleep(0)
+    assert (begun, landed) == (1, [])
+    ended.set()
+    await again.wait()
+    assert landed == [1]
+    assert not flights.is_given_up("k")
+    may_end = False
+    third.cancel()
+    await asyncio.wait({third})
+    assert flights.flying("k")
+    assert not flights.is_given_up("k")

@@ -351,6 +351,38 @@ class TestTwoGateways:
         await world.run(first.stop())
         await world.run(second.stop())
 
+    async def test_two_claims_of_one_member_leave_one_with_nothing(self, world: World) -> None:
+        """A member that the other recorded between the question and the claim is not bound: another node is."""
+        asked, gate = asyncio.Event(), asyncio.Event()
+        calls: list[str] = []
+
+        async def knob(name: str, phase: Phase) -> None:
+            if asked.is_set() or not armed:
+                calls.append(f"{name} {phase}")
+            elif (name, phase) == ("node.identity", "after"):
+                asked.set()
+                await gate.wait()
+
+        armed = False
+        first = world.gateway(policy=replace(POLICY, warm_pool_size=1), knob=knob)
+        await world.run(first.start())
+        (member,) = world.alive()
+        second = world.gateway()
+        await world.run(second.start())
+        armed = True
+        one = asyncio.create_task(first.create(CreateSession(session_id="a")))
+        await asyncio.wait_for(asked.wait(), 1.0)
+        other = await world.run(second.create(CreateSession(session_id="b")))
+        calls.clear()
+        gate.set()
+        made = (await world.run(_gathered(one)))[0]
+        assert (other.route.node_id, other.start) == (member, "warm")
+        assert made.route.node_id != member
+        assert calls.count("node.bind before") == 1
+        assert world.node(member).processor_id == "b"
+        await world.run(first.stop())
+        await world.run(second.stop())
+
     async def test_a_bind_of_the_other_is_waited_for(self, world: World) -> None:
         """While one gateway binds a processor the other one waits for it, instead of binding another node."""
         first = world.gateway(knob=_gate_in("node.bind", gate := asyncio.Event()))

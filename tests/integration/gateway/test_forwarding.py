@@ -80,6 +80,7 @@ async def test_nothing_is_added_that_the_client_did_not_say(client: aiohttp.Clie
         "x-session-id",
         "x-kato-processor",
         "x-kato-epoch",
+        "x-kato-incarnation",
         "x-request-id",
         "authorization",
     }

@@ -49,12 +49,10 @@ class Opened:
     """A session that a node has open, and how it came to be.
 
     Attributes:
-        was: what its record said before.
         timings_ms: claim, spawn, ready and bind, as far as they were needed.
     """
 
     record: SessionRecord
-    was: SessionStatus
     node: NodeRecord
     route: Route
     start: Literal["warm", "cold", "shared"]
@@ -201,7 +199,6 @@ class Opener:
             )
         return Opened(
             record=session,
-            was=record.status,
             node=placement.node,
             route=route,
             start=placement.start,

@@ -108,7 +108,7 @@ class HttpProxy:
                 raise call.body.failure from error
             raise NodeLost from error
         try:
-            return await self._received(response)
+            return await self._received(response, route.session_id)
         except BaseException:
             response.close()
             raise
@@ -128,14 +128,14 @@ class HttpProxy:
             allow_redirects=False,
         )
 
-    async def _received(self, response: aiohttp.ClientResponse) -> Answer:
+    async def _received(self, response: aiohttp.ClientResponse, session_id: str) -> Answer:
         """Take a short reply whole, so that one that breaks off is asked for again; stream a long one."""
         if response.status == 421:
             raise NodeLost
         headers = reply_headers(response.raw_headers)
         length = response.content_length
         if length is None or length > self._limits.kept_bytes_max:
-            return Answer(status=response.status, headers=headers, rest=self._streamed(response))
+            return Answer(status=response.status, headers=headers, rest=self._streamed(response, session_id))
         try:
             body = await response.read()
         except (aiohttp.ClientError, OSError) as error:
@@ -144,7 +144,8 @@ class HttpProxy:
             raise NodeLost
         return Answer(status=response.status, headers=headers, body=body)
 
-    async def _streamed(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+    async def _streamed(self, response: aiohttp.ClientResponse, session_id: str) -> AsyncGenerator[bytes, None]:
+        self._usage.begin(session_id)
         try:
             while True:
                 async with asyncio.timeout(self._limits.silence_s):
@@ -157,6 +158,7 @@ class HttpProxy:
             raise AnswerBroken from error
         finally:
             response.close()
+            self._usage.finish(session_id)
 
 
 def _code(body: bytes) -> str | None:

@@ -427,3 +427,23 @@ async def test_use_is_counted(client: aiohttp.ClientSession) -> None:
             await call
             assert not places.activity.in_use("s")
             assert set(places.activity.take()) == {"s"}
+
+
+async def test_use_lasts_as_long_as_a_streamed_reply(client: aiohttp.ClientSession) -> None:
+    """A session is in use until the last byte of a reply has come: it does not expire in the middle of one."""
+    leave = asyncio.Event()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+        await leave.wait()
+        writer.write(b"4\r\nlast\r\n0\r\n\r\n")
+
+    async with talking(slow) as at:
+        places = Places({"s": [at]})
+        async with gateway(places) as front, client.get(f"{front.http_url}/sessions/s/stm") as response:
+            assert await response.content.readexactly(5) == b"first"
+            assert places.activity.in_use("s")
+            leave.set()
+            assert await response.content.read() == b"last"
+            assert not places.activity.in_use("s")

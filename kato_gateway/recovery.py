@@ -123,9 +123,10 @@ class Recovery:
             return await self._lookout.sight(record, liveness)
 
     def _is_in_use(self, node: NodeRecord) -> bool:
-        """Whether the node is just what this gateway takes it for, and need not be asked."""
-        if node.state is NodeState.POOL:
-            return self._pool.has(node.node_id)
+        """Whether the node is bound just as this gateway takes it for, and need not be asked.
+
+        Members of the pool are asked, since one that nobody asks ends (kato_node.node.UNASKED_MAX_S).
+        """
         return node.state is NodeState.BOUND and self._fleet.serves(node)
 
     async def _act(self, step: Step) -> None:
@@ -147,7 +148,7 @@ class Recovery:
 
     async def _adopt(self, node: NodeRecord) -> None:
         """Serve by a node that is as recorded: a member of the pool, or a bound one with the sessions open on it."""
-        if node.state is NodeState.POOL:
+        if node.state is NodeState.POOL and await self._ground.registry.node(node.node_id) == node:
             self._pool.adopt(node)
         if node.state is not NodeState.BOUND or node.processor_id is None:
             return
@@ -169,7 +170,7 @@ class Recovery:
             await self._fleet.tidy(node.processor_id)
 
     def _seems_unused(self, node: NodeRecord) -> bool:
-        return self._is_in_use(node) and node.state is NodeState.BOUND and not self._routes.sessions_on(node.node_id)
+        return self._is_in_use(node) and not self._routes.sessions_on(node.node_id)
 
     async def _tidied(self, node: NodeRecord) -> None:
         try:

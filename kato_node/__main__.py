@@ -82,6 +82,8 @@ async def _started(settings: Settings, listener: socket.socket) -> int:
             await node.bind(BindSpec(processor_id=settings.processor_id, idle_timeout_s=settings.idle_timeout_s))
         except StoreError as error:
             return _failed(str(error), FAILED)
+    else:
+        node.await_bind()
     _take_signals(node, settings.home)
     host, port = listener.getsockname()[:2]
     facts = {"node_id": node.node_id, "processor_id": settings.processor_id, "host": host, "port": port}

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 _STATM = Path("/proc/self/statm")
 
+# A gateway asks its pool's members every 10 s, and one that is started again is back within seconds.
+UNASKED_MAX_S = 60.0
 DRAIN_MAX_S = 8.0  # whoever asked for it has its own patience: 10 s, as a rule
 
 NodeState = Literal["unbound", "binding", "bound", "draining"]
@@ -78,6 +80,7 @@ class Node:
         processor_name: shown by /status; None: the processor's id.
         clock_s: monotonic seconds, which go on while the process, or the machine, is stopped.
         drain_max_s: for how long a drain waits for what is not applied yet, such as a body that only drips in.
+        unasked_max_s: for how long it waits, unbound, for whoever may bind it to ask again: see `await_bind`.
 
     Attributes:
         node_id: its own id, for life.
@@ -95,6 +98,7 @@ class Node:
         processor_name: str | None = None,
         clock_s: Callable[[], float] = boot_clock_s,
         drain_max_s: float = DRAIN_MAX_S,
+        unasked_max_s: float = UNASKED_MAX_S,
     ) -> None:
         self.node_id = node_id
         self.stopped = asyncio.Event()
@@ -105,12 +109,14 @@ class Node:
         self._processor_name = processor_name
         self._clock_s = clock_s
         self._drain_max_s = drain_max_s
+        self._unasked_max_s = unasked_max_s
         self._started_s = clock_s()
         self._state: NodeState = "unbound"
         self._processor: Processor | None = None
         self._activity = _Activity(clock_s)
         self._tasks: set[asyncio.Task[object]] = set()
         self._idle_watch: asyncio.Task[None] | None = None
+        self._asked_s = clock_s()
 
     @property
     def state(self) -> NodeState:
@@ -142,11 +148,6 @@ class Node:
         """For how long there has been no operation, in seconds; 0 while there is one."""
         return self._activity.idle_s()
 
-    @property
-    def memory_bytes(self) -> int:
-        """This process's resident memory; 0 where there is no /proc."""
-        return _resident_bytes()
-
     @asynccontextmanager
     async def operation(self) -> AsyncIterator[None]:
         """Count one operation in flight: `async with node.operation(): …`; not for pings, health or idle sockets.
@@ -177,7 +178,7 @@ class Node:
             "processor_id": None if processor is None else processor.service.processor_id,
             "uptime": self._clock_s() - self._started_s,
             "stm_length": 0 if processor is None else processor.reads.stm_length(session_id),
-            "memory_usage": _resident_bytes(),
+            "memory_usage": resident_bytes(),
         }
 
     async def bind(self, spec: BindSpec) -> SessionView | None:
@@ -190,6 +191,12 @@ class Node:
             raise AlreadyBound(f"This node is {self._state}; a node is bound once.")
         self._move("binding")
         return await asyncio.shield(self._spawn(self._bind(spec)))
+
+    def await_bind(self) -> None:
+        """From now on be idle, while unbound, once this has not been called again for `unasked_max_s`."""
+        self._asked_s = self._clock_s()
+        if self._state == "unbound" and self._idle_watch is None:
+            self._idle_watch = self._spawn(self._watch_asking())
 
     async def drain(self) -> None:
         """Take no new operation, finish those in flight, flush, let go of the store; sets `stopped`. Idempotent."""
@@ -210,6 +217,8 @@ class Node:
         else:
             self._processor = processor
             self._move("bound")
+            if self._idle_watch is not None:
+                self._idle_watch.cancel()
             self._activity.restart()  # a node may have waited in the pool for longer than it may idle
             if spec.idle_timeout_s > 0:
                 self._idle_watch = self._spawn(self._watch_idleness(spec.idle_timeout_s))
@@ -236,6 +245,16 @@ class Node:
         except BaseException:
             await store.close()
             raise
+
+    async def _watch_asking(self) -> None:
+        while self._state in {"unbound", "binding"}:
+            if self._state == "binding":
+                self._asked_s = self._clock_s()
+            wait_s = self._asked_s + self._unasked_max_s - self._clock_s()
+            if wait_s > 0:
+                await asyncio.sleep(wait_s)
+            else:
+                self._begin_drain("idle")
 
     async def _watch_idleness(self, timeout_s: float) -> None:
         while self._state == "bound":
@@ -336,7 +355,7 @@ async def _prepare(processor: Processor, spec: BindSpec) -> SessionView | None:
     )
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
     """Return this process's resident memory; 0 where there is no /proc."""
     try:
         pages = int(_STATM.read_text().split()[1])

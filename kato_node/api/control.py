@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Scope
 
-from kato_node.node import BindSpec, Node, Opening
+from kato_node.node import BindSpec, Node, Opening, resident_bytes
 from kato_node.service import SessionView
 from kato_node.wire import headers
 from kato_node.wire.control import BindReply, BindRequest, Identity, OpenSession, SessionInfo, SetConfig, Vitals
@@ -82,10 +82,11 @@ class _Control:
         return json_response(BindReply(identity=self._identity(), session=session).model_dump())
 
     async def identity(self, _request: Request) -> Response:
+        self._node.await_bind()
         return json_response(self._identity().model_dump())
 
     async def vitals(self, _request: Request) -> Response:
-        vitals = Vitals(memory_bytes=self._node.memory_bytes, idle_s=self._node.idle_s)
+        vitals = Vitals(memory_bytes=resident_bytes(), idle_s=self._node.idle_s)
         return json_response(vitals.model_dump())
 
     async def open_session(self, request: Request) -> Response:

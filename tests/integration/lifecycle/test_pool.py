@@ -13,7 +13,7 @@ from kato_gateway.domain.errors import CapacityReached, NodeFailed
 from kato_gateway.domain.policy import BACKOFF_S_MAX
 from kato_gateway.domain.sessions import NodeState
 from kato_gateway.lifecycle import CreateSession
-from tests.integration.lifecycle.world import POLICY, World, assert_sound, created, serving, settle
+from tests.integration.lifecycle.world import POLICY, Phase, World, assert_sound, created, serving, settle
 
 
 def pool_of(size: int, **other: Any) -> Any:
@@ -222,3 +222,23 @@ async def test_a_stop_that_is_cut_short_undoes_the_starts(world: World) -> None:
     gate.set()
     await settle()
     assert world.alive() == []
+
+
+async def test_members_are_asked_while_nobody_uses_them(world: World) -> None:
+    """Each sweep asks every member, which ends if nobody does; one that falls silent is replaced in time."""
+    asked = 0
+
+    async def knob(name: str, phase: Phase) -> None:
+        nonlocal asked
+        asked += (name, phase) == ("node.identity", "before")
+
+    async with serving(world, policy=pool_of(2), knob=knob) as gateway:
+        before = asked
+        await world.clock.turn(3 * POLICY.sweep_interval_s + 1.0)
+        assert asked - before == 2 * 3
+        silent = world.alive()[0]
+        world.node(silent).is_deaf = True
+        await world.clock.turn(POLICY.unwell_max_s + 2 * POLICY.sweep_interval_s)
+        assert silent not in world.alive()
+        assert gateway.pool.view.idle == 2
+        await assert_sound(world, gateway)

@@ -10,7 +10,7 @@ from typing import cast
 from kato_node.domain.config import DEFAULT, Config
 from kato_node.domain.limits import LIMITS, Limits
 from kato_node.domain.observation import Observation
-from kato_node.node import BindSpec, Node
+from kato_node.node import UNASKED_MAX_S, BindSpec, Node
 from kato_node.service import Reply, RetryKey
 from kato_node.store.base import SessionRecord, Store
 from kato_node.store.memory import MemoryDisk, MemoryStore
@@ -37,6 +37,7 @@ def new_node(
     limits: Limits = LIMITS,
     clock: Callable[[], float] | None = None,
     open_store: Callable[[str], Store] | None = None,
+    unasked_max_s: float = UNASKED_MAX_S,
 ) -> Node:
     """Return a node that is not bound yet."""
     return Node(
@@ -45,6 +46,7 @@ def new_node(
         defaults=defaults,
         limits=limits,
         clock_s=clock or Clock(),
+        unasked_max_s=unasked_max_s,
     )
 
 

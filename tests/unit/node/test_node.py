@@ -286,3 +286,21 @@ async def test_a_node_from_the_pool_is_as_if_it_had_just_been_used() -> None:
     await until(lambda: clock.looks > looks + 1)  # the node has looked whether it is idle
     assert node.state == "bound"
     await node.drain()
+
+
+async def test_an_unbound_node_that_nobody_asks_ends() -> None:
+    """A node whose gateway is gone ends by itself; one that is asked stays, and so does one that is bound."""
+    clock = Clock()
+    asked, bound, unasked = (new_node(MemoryDisk(), clock=clock, unasked_max_s=0.001) for _ in range(3))
+    for node in (asked, bound, unasked):
+        node.await_bind()
+    await bound.bind(SPEC)
+    clock.now_s += 3600
+    asked.await_bind()
+    await asyncio.wait_for(unasked.stopped.wait(), timeout=10)
+    assert (unasked.state, unasked.stop_reason) == ("draining", "idle")
+    looks = clock.looks
+    await until(lambda: clock.looks > looks + 1)  # the one that is asked has looked
+    assert (asked.state, bound.state) == ("unbound", "bound")
+    await asked.drain()
+    await bound.drain()

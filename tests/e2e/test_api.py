@@ -50,7 +50,7 @@ def error_of(reply: httpx.Response) -> tuple[int, str]:
         ("GET", "/sessions/a%20b/stm", 404, "SESSION_NOT_FOUND"),
         ("POST", "/sessions/default/extend?ttl_seconds=soon", 422, "VALIDATION_ERROR"),
         ("POST", "/sessions/default/extend?ttl_seconds=-1", 422, "VALIDATION_ERROR"),
-        ("DELETE", "/sessions/default?purge=true", 422, "VALIDATION_ERROR"),
+        ("DELETE", "/sessions/default?purge=perhaps", 422, "VALIDATION_ERROR"),
         ("GET", "/gene/nothing", 404, "GENE_NOT_FOUND"),
     ],
 )

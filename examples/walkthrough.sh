@@ -8,7 +8,7 @@ call() { curl --silent --show-error --fail-with-body "$@"; echo; }
 json() { python3 -c "import json, sys; print(json.load(sys.stdin)$1)"; }
 
 step "a session, with a node of its own"
-session=$(curl --silent --fail "$kato/sessions" --json '{"user_id": "alice"}')
+session=$(curl --silent --show-error --fail-with-body "$kato/sessions" --json '{"user_id": "alice"}')
 id=$(json "['session_id']" <<<"$session")
 node=$(json "['external_url']" <<<"$session")
 echo "session $id, its node at $node"

@@ -314,8 +314,9 @@ class Lifecycle:
                 if self.directory.is_due(found):
                     await self._end(found, EndReason.EXPIRED)
                     continue
-                if not permits(found.owner, caller=wanted.owner) or found.user_id != user_id:
-                    raise Conflict(f"Session {session_id!r} is somebody else's; choose another id.")
+                theirs = not permits(found.owner, caller=wanted.owner) or found.user_id != user_id
+                if theirs or wanted.node_id not in {None, found.processor_id}:
+                    raise Conflict(f"Session {session_id!r} is somebody else's, or another node_id's; take another id.")
                 return found, False
             record = new_session(
                 session_id,

@@ -104,7 +104,7 @@ async def test_what_no_session_can_be_made_of_is_refused(world: World, wanted: d
 
 
 async def test_the_callers_live_session_is_found(world: World) -> None:
-    """Creating a live session again returns it as it is; for somebody else it is a conflict."""
+    """Creating a live session again returns it as it is; for somebody else, or another node_id, it is a conflict."""
     async with serving(world) as gateway:
         first = await created(world, gateway, "s", user_id="ann")
         again = await created(world, gateway, "s", user_id="ann", config={"other": 1}, ttl_seconds=1.0)
@@ -113,6 +113,8 @@ async def test_the_callers_live_session_is_found(world: World) -> None:
         for user_id in ("bob", None):
             with pytest.raises(Conflict):
                 await created(world, gateway, "s", user_id=user_id)
+        with pytest.raises(Conflict):
+            await created(world, gateway, "s", user_id="ann", node_id="another")
         await assert_sound(world, gateway)
 
 

@@ -23,6 +23,7 @@ from kato_node.store import sqlite
 from kato_node.store.base import Batch, CommitUnknown, SessionRecord, SessionWrite, StoreUnavailable
 from kato_node.store.sqlite import SqliteStore
 from tests.integration.node.worker import SESSIONS, calls_made, new_node
+from tests.processes import until
 
 AB = display_name(pattern_name((("a",), ("b",))))
 
@@ -143,7 +144,7 @@ async def test_closing_ends_the_thread(tmp_path: Path) -> None:
         assert "sqlite p" in {thread.name for thread in threading.enumerate()}
     with pytest.raises(StoreUnavailable):
         await SqliteStore(tmp_path, "p").open()
-    assert "sqlite p" not in {thread.name for thread in threading.enumerate()}
+    await until(lambda: "sqlite p" not in {thread.name for thread in threading.enumerate()}, what="the thread's end")
 
 
 async def refusal(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -59,8 +60,9 @@ def _milliseconds(samples: list[float], *, limit: float) -> Measure:
 def _listener(port: int) -> int:
     """Return the process that listens on a loopback port; the fork server hands each socket to one node."""
     for process in psutil.process_iter():
-        if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in process.net_connections("tcp4")):
-            return process.pid
+        with suppress(psutil.Error):  # another user's, or gone meanwhile
+            if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in process.net_connections("tcp4")):
+                return process.pid
     raise LookupError(f"nobody listens on port {port}")
 
 

@@ -24,10 +24,10 @@ sys.path.insert(0, str(ROOT))
 from kato_gateway import settings as gateway_settings  # noqa: E402
 from kato_gateway.api.app import BODY_BYTES_MAX, create_app  # noqa: E402
 from kato_gateway.api.openapi import forwarded  # noqa: E402
-from kato_gateway.creating import TTL_S_MAX  # noqa: E402
 from kato_gateway.dataplane.attempts import Limits as DataPlaneLimits  # noqa: E402
 from kato_gateway.domain.policy import LifecyclePolicy  # noqa: E402
 from kato_gateway.events import Kind  # noqa: E402
+from kato_gateway.sessions.creating import TTL_S_MAX  # noqa: E402
 from kato_node import sessions, turns  # noqa: E402
 from kato_node import settings as node_settings  # noqa: E402
 from kato_node.api.app import create_app as create_node_app  # noqa: E402

@@ -24,7 +24,6 @@ from container_manager.errors import ContainerError, RuntimeUnavailable
 from container_manager.runtime import Runtime
 from container_manager.runtimes.process import ProcessRuntime
 from container_manager.spec import Liveness, NodeSpec
-from kato_gateway.admission import available_bytes
 from kato_gateway.api.app import BODY_BYTES_MAX, create_app
 from kato_gateway.dataplane.attempts import Limits
 from kato_gateway.dataplane.proxy import new_client
@@ -33,7 +32,8 @@ from kato_gateway.domain.policy import LifecyclePolicy
 from kato_gateway.ground import NewSpec
 from kato_gateway.home import HomeError, deployment_id, deployment_secret, held
 from kato_gateway.lifecycle import Lifecycle
-from kato_gateway.nodeclient import HttpNodeClient
+from kato_gateway.nodes.admission import available_bytes
+from kato_gateway.nodes.client import HttpNodeClient
 from kato_gateway.registry.sqlite import SqliteRegistry
 from kato_gateway.settings import Settings, SettingsError, from_environment
 from kato_node import settings as node_settings

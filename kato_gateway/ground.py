@@ -11,7 +11,7 @@ from container_manager.spec import NodeSpec
 from kato_gateway.clock import Clock
 from kato_gateway.domain.policy import LifecyclePolicy
 from kato_gateway.events import Events
-from kato_gateway.nodes import NodeClient
+from kato_gateway.nodes.protocol import NodeClient
 from kato_gateway.registry.base import Registry
 from kato_gateway.tasks import Tasks
 

@@ -15,13 +15,8 @@ from collections.abc import Mapping
 from typing import Literal
 
 from container_manager.runtime import Runtime
-from kato_gateway.activity import Activity
-from kato_gateway.admission import Admission, Memory
 from kato_gateway.clock import Clock, SystemClock
-from kato_gateway.configs import Configs
-from kato_gateway.creating import TTL_S_MAX, Created, CreateSession, Start, check, check_ttl
 from kato_gateway.dataplane.routes import Route, RouteTable
-from kato_gateway.directory import Directory
 from kato_gateway.domain.errors import Conflict, GatewayError, GatewayStopping, SessionNotFound
 from kato_gateway.domain.owners import meant, permits
 from kato_gateway.domain.policy import LifecyclePolicy
@@ -36,20 +31,25 @@ from kato_gateway.domain.sessions import (
     new_session,
 )
 from kato_gateway.events import Event, Events
-from kato_gateway.fleet import POLL_S, Fleet
 from kato_gateway.ground import Ground, NewSpec
-from kato_gateway.janitor import Janitor
-from kato_gateway.lookout import Lookout
-from kato_gateway.nodes import NodeClient
-from kato_gateway.opener import Opener
-from kato_gateway.opening import access_token
-from kato_gateway.pool import Pool
-from kato_gateway.recovery import Recovery
+from kato_gateway.nodes.admission import Admission, Memory
+from kato_gateway.nodes.fleet import POLL_S, Fleet
+from kato_gateway.nodes.janitor import Janitor
+from kato_gateway.nodes.lookout import Lookout
+from kato_gateway.nodes.pool import Pool
+from kato_gateway.nodes.protocol import NodeClient
+from kato_gateway.nodes.recovery import Recovery
+from kato_gateway.nodes.survey import Survey
 from kato_gateway.registry.base import Change, Leftover, LeftoverChange, PurgeChange, Registry, SessionChange
+from kato_gateway.sessions.activity import Activity
+from kato_gateway.sessions.configs import Configs
+from kato_gateway.sessions.creating import TTL_S_MAX, Created, CreateSession, Start, check, check_ttl
+from kato_gateway.sessions.directory import Directory
+from kato_gateway.sessions.opener import Opener
+from kato_gateway.sessions.opening import access_token
+from kato_gateway.sessions.upkeep import Upkeep
 from kato_gateway.shutdown import end_everything
-from kato_gateway.survey import Survey
 from kato_gateway.tasks import Tasks
-from kato_gateway.upkeep import Upkeep
 
 __all__ = ["TTL_S_MAX", "CreateSession", "Created", "Lifecycle"]
 

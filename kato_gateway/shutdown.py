@@ -11,10 +11,10 @@ from container_manager.spec import Liveness
 from kato_gateway.domain.errors import GatewayError
 from kato_gateway.domain.sessions import NodeRecord, NodeState
 from kato_gateway.ground import Ground
-from kato_gateway.janitor import Janitor
-from kato_gateway.recovery import Recovery
+from kato_gateway.nodes.janitor import Janitor
+from kato_gateway.nodes.recovery import Recovery
+from kato_gateway.sessions.upkeep import Upkeep
 from kato_gateway.tasks import all_of
-from kato_gateway.upkeep import Upkeep
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from kato_gateway.api import schemas
 from kato_gateway.domain.sessions import Json, NodeRecord, SessionRecord
-from kato_gateway.survey import NodeView
+from kato_gateway.nodes.survey import NodeView
 
 
 def session_reply(

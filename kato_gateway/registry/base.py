@@ -1,7 +1,7 @@
 """The protocol that every registry obeys; tests/conformance holds each of them to it.
 
-A registry keeps documents under string ids: sessions, nodes, leftovers, the owners of processors, and the purges that
-are owed to processors. It decides nothing: a change names the document that it replaces and the one that comes after,
+A registry keeps documents under string ids: sessions, nodes, leftovers, the owners of processors, the purges that are
+owed to processors, and facts of the installation. It decides nothing: a change names the document that it replaces and the one that comes after,
 and is made only if the first still stands (compare and set).
 It locks nothing beyond one transaction, so several gateways may share one registry.
 """
@@ -106,6 +106,12 @@ class Registry(Protocol):
         They are not made if a `before` no longer stands, if a new document's id is taken, if another node holds the
         processor that a node is to hold, another owner has the one that an owner is to have, or a live session uses
         the one whose purge is to be owed. On RegistryUnavailable they may or may not have been made.
+        """
+
+    async def settled(self, name: str, proposed: str) -> str:
+        """Return the fact of the installation of this name: what the first of all gateways proposed, durably.
+
+        On RegistryUnavailable it may or may not be settled; asking again tells.
         """
 
     async def session(self, session_id: str) -> SessionRecord | None:

@@ -45,6 +45,7 @@ class MemoryTables:
     leftovers: Table = field(default_factory=dict)
     owners: Table = field(default_factory=dict)
     purges: Table = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
 
 
 class MemoryRegistry:
@@ -62,6 +63,7 @@ class MemoryRegistry:
         self._leftovers = tables.leftovers
         self._owners = tables.owners
         self._purges = tables.purges
+        self._facts = tables.facts
 
     async def open(self) -> None:
         """Do nothing: there is nothing to connect to."""
@@ -72,6 +74,10 @@ class MemoryRegistry:
     async def apply(self, changes: Sequence[Change]) -> bool:
         """See Registry."""
         return await self._call("apply", lambda: self._apply(changes))
+
+    async def settled(self, name: str, proposed: str) -> str:
+        """See Registry."""
+        return await self._call("settled", lambda: self._facts.setdefault(name, proposed))
 
     async def session(self, session_id: str) -> SessionRecord | None:
         """See Registry."""

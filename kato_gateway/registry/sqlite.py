@@ -18,26 +18,17 @@ from kato_gateway.domain.sessions import NodeRecord, NodeState, SessionRecord
 from kato_gateway.registry.base import (
     Change,
     Leftover,
-    LeftoverChange,
-    NodeChange,
-    OwnerChange,
-    PurgeChange,
-    SessionChange,
     SessionQuery,
 )
 from kato_gateway.registry.documents import (
     Document,
     Plain,
-    conditions,
-    leftover_document,
     leftover_of,
-    node_document,
     node_record,
-    owner_document,
-    session_document,
     session_record,
 )
-from kato_gateway.registry.schema import COLUMNS, HOLDING, LIVING, UnknownSchema, brought_up
+from kato_gateway.registry.schema import HOLDING, UnknownSchema, brought_up
+from kato_gateway.registry.statements import may_be_done, step, where_of
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[sqlite3.Connection], object]
@@ -49,8 +40,6 @@ GROUP_MAX = 256
 _ADVICE = "Check the disk and the file's permissions."
 
 _log = logging.getLogger(__name__)
-
-_COMPARED = {"sessions": ("_id", "incarnation", "version"), "nodes": ("_id", "version")}
 
 
 class _Refused(Exception):
@@ -101,13 +90,22 @@ class SqliteRegistry:
 
     async def apply(self, changes: Sequence[Change]) -> bool:
         """See Registry."""
-        steps = [(*_step(change), _may_be_done(change)) for change in changes]
+        steps = [(*step(change), may_be_done(change)) for change in changes]
 
         def work(connection: sqlite3.Connection) -> bool:
             for statement, values, may_be_done in steps:
                 if connection.execute(statement, values).rowcount == 0 and not may_be_done:
                     raise _Refused
             return True
+
+        return await self._call(work, writes=True)
+
+    async def settled(self, name: str, proposed: str) -> str:
+        """See Registry."""
+
+        def work(connection: sqlite3.Connection) -> str:
+            connection.execute("INSERT OR IGNORE INTO facts (_id, value) VALUES (?, ?)", (name, proposed))
+            return str(connection.execute("SELECT value FROM facts WHERE _id = ?", (name,)).fetchone()[0])
 
         return await self._call(work, writes=True)
 
@@ -118,7 +116,7 @@ class SqliteRegistry:
 
     async def sessions(self, query: SessionQuery, *, limit: int, after: str = "") -> Sequence[SessionRecord]:
         """See Registry."""
-        where, values = _where(query)
+        where, values = where_of(query)
         found = await self._documents(
             f"SELECT document FROM sessions WHERE _id > ?{where} ORDER BY _id LIMIT ?",  # noqa: S608 - our own names
             (after, *values, limit),
@@ -127,7 +125,7 @@ class SqliteRegistry:
 
     async def count_sessions(self, query: SessionQuery) -> int:
         """See Registry."""
-        where, values = _where(query)
+        where, values = where_of(query)
         return await self._count(f"SELECT count(*) FROM sessions WHERE _id > ''{where}", values)  # noqa: S608
 
     async def node(self, node_id: str) -> NodeRecord | None:
@@ -283,7 +281,7 @@ def _done(connection: sqlite3.Connection, job: _Job) -> object:
         outcome = _tried(connection, job.work)
     except (_Refused, sqlite3.IntegrityError):
         outcome = False
-    if outcome is not True:
+    if outcome is False or isinstance(outcome, Exception):
         connection.execute("ROLLBACK TO job")
     connection.execute("RELEASE job")
     return outcome
@@ -310,82 +308,3 @@ def _settle(future: asyncio.Future[object], outcome: object) -> None:
         future.set_exception(outcome)
     else:
         future.set_result(outcome)
-
-
-def _may_be_done(change: Change) -> bool:
-    """Whether the change stands, too, where there is nothing left to do."""
-    return isinstance(change, LeftoverChange) or (isinstance(change, PurgeChange) and not change.owed)
-
-
-def _step(change: Change) -> tuple[str, tuple[Plain, ...]]:
-    """Return the statement that makes the change, or touches no row if it may not be made."""
-    if isinstance(change, LeftoverChange):
-        document = leftover_document(change.leftover)
-        if change.remember:
-            statement, values = _insert("leftovers", document)
-            return statement.replace("INSERT", "INSERT OR IGNORE", 1), values
-        return "DELETE FROM leftovers WHERE _id = ?", (document["_id"],)
-    if isinstance(change, OwnerChange):
-        statement, values = _insert("owners", owner_document(change))
-        return f"{statement} ON CONFLICT (_id) DO UPDATE SET owner = owner WHERE owner = excluded.owner", values
-    if isinstance(change, PurgeChange):
-        return _purge_step(change)
-    return _compared_step(change)
-
-
-def _compared_step(change: SessionChange | NodeChange) -> tuple[str, tuple[Plain, ...]]:
-    table, before, after = _documents_of(change)
-    if before is None:
-        return _insert(table, after or {})
-    compared = " AND ".join(f"{name} = ?" for name in _COMPARED[table])
-    expected = tuple(before[name] for name in _COMPARED[table])
-    if after is None:
-        return f"DELETE FROM {table} WHERE {compared}", expected  # noqa: S608 - our own names
-    columns = COLUMNS[table]
-    assigned = ", ".join(f"{name} = ?" for name in (*columns, "document"))
-    return f"UPDATE {table} SET {assigned} WHERE {compared}", (*_row(table, after), *expected)  # noqa: S608
-
-
-def _purge_step(change: PurgeChange) -> tuple[str, tuple[Plain, ...]]:
-    if not change.owed:
-        return "DELETE FROM purges WHERE _id = ?", (change.processor_id,)
-    statement = (
-        "INSERT OR REPLACE INTO purges (_id, document) SELECT ?, '{}' WHERE NOT EXISTS "  # noqa: S608 - our own words
-        f"(SELECT 1 FROM sessions WHERE processor_id = ? AND status IN ({LIVING}))"
-    )
-    return statement, (change.processor_id, change.processor_id)
-
-
-def _documents_of(change: SessionChange | NodeChange) -> tuple[str, Document | None, Document | None]:
-    if isinstance(change, SessionChange):
-        return (
-            "sessions",
-            session_document(change.before) if change.before else None,
-            session_document(change.after) if change.after else None,
-        )
-    return (
-        "nodes",
-        node_document(change.before) if change.before else None,
-        node_document(change.after) if change.after else None,
-    )
-
-
-def _insert(table: str, document: Document) -> tuple[str, tuple[Plain, ...]]:
-    columns = (*COLUMNS[table], "document")
-    places = ", ".join("?" * len(columns))
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({places})", _row(table, document)  # noqa: S608
-
-
-def _row(table: str, document: Document) -> tuple[Plain, ...]:
-    return (*(document[name] for name in COLUMNS[table]), json.dumps(document, separators=(",", ":")))
-
-
-def _where(query: SessionQuery) -> tuple[str, tuple[Plain, ...]]:
-    """Return the query's conditions as ` AND …` and their values."""
-    parts: list[str] = []
-    values: list[Plain] = []
-    for name, relation, operands in conditions(query):
-        places = ", ".join("?" * len(operands))
-        parts.append(f" AND {name} IN ({places})" if relation == "in" else f" AND {name} <= {places}")
-        values += operands
-    return "".join(parts), tuple(values)

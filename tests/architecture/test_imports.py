@@ -18,11 +18,17 @@ MANAGER_PUBLIC = (
 )
 
 
+SERVICE_ROOMS = {
+    "kato_node": ("kato_node",),
+    "kato_gateway": ("kato_gateway", "kato_gateway.nodes", "kato_gateway.sessions"),
+}
+
+
 def services(package: str) -> tuple[str, ...]:
-    """Return the modules directly under a package: its services, all but the settings and the program."""
+    """Return a package's services: the modules of its service rooms, all but the settings and the program."""
     apart = (f"{package}.settings", f"{package}.__main__")
     inside = (module.name for module in modules() if not module.is_package)
-    return tuple(name for name in inside if name.rpartition(".")[0] == package and name not in apart)
+    return tuple(name for name in inside if name.rpartition(".")[0] in SERVICE_ROOMS[package] and name not in apart)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +147,7 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     "kato_node.wire.web": {
         **dict.fromkeys(WEB, "one envelope, one request id and one strict JSON for both services"),
     },
-    "kato_gateway.nodeclient": {
+    "kato_gateway.nodes.client": {
         "aiohttp": "the control calls share the data plane's transport library",
         "pydantic": "reads the nodes' replies by the published messages",
     },

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from container_manager.spec import Address
-from kato_gateway.activity import Activity
 from kato_gateway.api.app import create_app
 from kato_gateway.dataplane.attempts import Limits
 from kato_gateway.dataplane.proxy import new_client
@@ -20,6 +19,7 @@ from kato_gateway.domain.errors import GatewayError, SessionNotFound
 from kato_gateway.domain.owners import NO_KEYS, KeyTable
 from kato_gateway.events import Events
 from kato_gateway.lifecycle import Lifecycle
+from kato_gateway.sessions.activity import Activity
 from kato_node.wire.server import Heartbeat, Server, server_config
 
 QUICK = Limits(answer_s=5.0, silence_s=5.0, connect_s=2.0, pause_s=0.001)

@@ -11,7 +11,7 @@ import pytest
 from container_manager.spec import Address
 from kato_gateway.domain.errors import NodeFailed, NodeRefused, NodeTimeout
 from kato_gateway.domain.sessions import NodeRecord, bound, claimed, pooled
-from kato_gateway.nodeclient import HttpNodeClient
+from kato_gateway.nodes.client import HttpNodeClient
 from kato_node.wire.control import BindRequest, OpenSession
 from tests.contract.node.serving import SECRET, Served, serving_node
 from tests.integration.gateway.serving import nowhere, talking

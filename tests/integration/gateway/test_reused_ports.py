@@ -17,7 +17,7 @@ from kato_gateway.dataplane.attempts import Limits
 from kato_gateway.dataplane.proxy import new_client
 from kato_gateway.domain.policy import LifecyclePolicy
 from kato_gateway.lifecycle import Lifecycle
-from kato_gateway.nodeclient import HttpNodeClient
+from kato_gateway.nodes.client import HttpNodeClient
 from kato_gateway.registry.memory import MemoryRegistry, MemoryTables
 from tests.integration.gateway.serving import serving
 

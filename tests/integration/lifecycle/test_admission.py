@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from kato_gateway import admission
 from kato_gateway.domain.errors import CapacityReached
 from kato_gateway.domain.policy import LifecyclePolicy
 from kato_gateway.lifecycle import CreateSession
+from kato_gateway.nodes import admission
 from tests.integration.lifecycle.world import World, created, serving, settle
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kato_gateway.activity import Activity
+from kato_gateway.sessions.activity import Activity
 
 
 class Time:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kato_gateway.dataplane.routes import Route, RouteTable
-from kato_gateway.directory import Directory
 from kato_gateway.domain.errors import (
     CapacityReached,
     GatewayError,
@@ -32,10 +31,11 @@ from kato_gateway.domain.sessions import (
     new_session,
 )
 from kato_gateway.events import Event
-from kato_gateway.fleet import Fleet, Placement
 from kato_gateway.ground import Ground
-from kato_gateway.opening import opening
+from kato_gateway.nodes.fleet import Fleet, Placement
 from kato_gateway.registry.base import Change, Leftover, LeftoverChange, OwnerChange, SessionChange
+from kato_gateway.sessions.directory import Directory
+from kato_gateway.sessions.opening import opening
 from kato_gateway.tasks import Flights
 
 _ATTEMPTS = 4

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from kato_gateway.activity import Activity
 from kato_gateway.domain.admission import has_room, retry_after_s
 from kato_gateway.domain.errors import CapacityReached
 from kato_gateway.domain.sessions import SessionStatus
 from kato_gateway.events import Event
 from kato_gateway.ground import Ground
 from kato_gateway.registry.base import SessionQuery
+from kato_gateway.sessions.activity import Activity
 
 QUEUE_MAX = 1_000
 """Users' starts that wait at once."""

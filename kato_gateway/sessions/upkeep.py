@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from kato_gateway.activity import Activity
 from kato_gateway.domain.errors import GatewayError
 from kato_gateway.domain.policy import plan_expiry, stuck_since_s
 from kato_gateway.domain.sessions import LIVE_STATUSES, EndReason, SessionRecord, SessionStatus, slid
 from kato_gateway.ground import Ground
 from kato_gateway.registry.base import SessionChange, SessionQuery
+from kato_gateway.sessions.activity import Activity
 from kato_gateway.tasks import all_of
 
 _PAGE = 500

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from kato_gateway.activity import Activity
 from kato_gateway.domain.errors import Conflict, Forbidden, NodeNotFound, SessionExpired, SessionNotFound
 from kato_gateway.domain.owners import may_name, meant, permits
 from kato_gateway.domain.policy import expires_at_s
 from kato_gateway.domain.sessions import LIVE_STATUSES, EndReason, NodeRecord, NodeState, SessionRecord, slid
 from kato_gateway.ground import Ground
 from kato_gateway.registry.base import Change, OwnerChange, SessionQuery
+from kato_gateway.sessions.activity import Activity
 
 
 class Directory:

@@ -16,11 +16,11 @@ from kato_gateway.domain.errors import GatewayError
 from kato_gateway.domain.policy import Sight, Step, Verdict, judge, plan_recovery
 from kato_gateway.domain.sessions import NodeRecord, NodeState
 from kato_gateway.events import Event
-from kato_gateway.fleet import Fleet
 from kato_gateway.ground import Ground
-from kato_gateway.janitor import Janitor
-from kato_gateway.lookout import Lookout
-from kato_gateway.pool import Pool
+from kato_gateway.nodes.fleet import Fleet
+from kato_gateway.nodes.janitor import Janitor
+from kato_gateway.nodes.lookout import Lookout
+from kato_gateway.nodes.pool import Pool
 from kato_gateway.registry.base import NodeChange, SessionQuery
 from kato_gateway.tasks import all_of
 

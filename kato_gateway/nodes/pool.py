@@ -16,7 +16,6 @@ from typing import Literal
 
 from container_manager import errors as container
 from container_manager.spec import NodeSpec, new_node_id
-from kato_gateway.admission import Admission
 from kato_gateway.domain.admission import FairQueue
 from kato_gateway.domain.errors import (
     CapacityReached,
@@ -30,7 +29,8 @@ from kato_gateway.domain.policy import PoolView, plan_refill
 from kato_gateway.domain.sessions import NodeRecord, claimed, pooled
 from kato_gateway.events import Event
 from kato_gateway.ground import Ground
-from kato_gateway.janitor import Janitor
+from kato_gateway.nodes.admission import Admission
+from kato_gateway.nodes.janitor import Janitor
 from kato_gateway.registry.base import NodeChange
 
 PROBE_TIMEOUT_S = 1.0

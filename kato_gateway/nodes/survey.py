@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from container_manager.errors import ContainerError
-from kato_gateway.directory import Directory
 from kato_gateway.domain.errors import GatewayError, NodeNotFound
 from kato_gateway.domain.owners import permits
 from kato_gateway.domain.sessions import NodeRecord, NodeState
 from kato_gateway.ground import Ground
 from kato_gateway.registry.base import SessionQuery
+from kato_gateway.sessions.directory import Directory
 from kato_gateway.tasks import all_of
 
 ASK_TIMEOUT_S = 1.0

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
-from kato_gateway.activity import Activity
 from kato_gateway.dataplane.routes import Route, RouteTable
-from kato_gateway.directory import Directory
 from kato_gateway.domain.errors import GatewayError, NodeFailed, NodeRefused, NodeTimeout
 from kato_gateway.domain.sessions import Json, SessionRecord, configured
 from kato_gateway.ground import Ground
 from kato_gateway.registry.base import SessionChange
+from kato_gateway.sessions.activity import Activity
+from kato_gateway.sessions.directory import Directory
 
 _ATTEMPTS = 3
 _LOST = frozenset({"WRONG_NODE", "PROCESSOR_FENCED"})

@@ -26,10 +26,9 @@ from kato_gateway.domain.sessions import (
 )
 from kato_gateway.events import Event
 from kato_gateway.ground import Ground
-from kato_gateway.janitor import Janitor
-from kato_gateway.lookout import Lookout
-from kato_gateway.opening import access_token, opening
-from kato_gateway.pool import RETRY_AFTER_S, Claim, Pool
+from kato_gateway.nodes.janitor import Janitor
+from kato_gateway.nodes.lookout import Lookout
+from kato_gateway.nodes.pool import RETRY_AFTER_S, Claim, Pool
 from kato_gateway.registry.base import (
     Change,
     Leftover,
@@ -39,6 +38,7 @@ from kato_gateway.registry.base import (
     SessionChange,
     SessionQuery,
 )
+from kato_gateway.sessions.opening import access_token, opening
 from kato_gateway.tasks import Flights, Locks, all_of
 from kato_node.wire.control import BindReply, BindRequest, EndedSession
 

@@ -1,0 +1,1 @@
+"""Nodes: which serve a processor, which wait in the pool, which have gone."""

@@ -1,0 +1,1 @@
+"""Sessions: created, opened on a node, listed, slid, ended."""

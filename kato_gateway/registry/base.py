@@ -1,8 +1,8 @@
 """The protocol that every registry obeys; tests/conformance holds each of them to it.
 
 A registry keeps documents under string ids: sessions, nodes, leftovers, the owners of processors, the purges that are
-owed to processors, and facts of the installation. It decides nothing: a change names the document that it replaces and the one that comes after,
-and is made only if the first still stands (compare and set).
+owed to processors, and facts of the installation. It decides nothing: a change names the document that it replaces and
+the one that comes after, and is made only if the first still stands (compare and set).
 It locks nothing beyond one transaction, so several gateways may share one registry.
 """
 

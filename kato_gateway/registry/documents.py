@@ -13,7 +13,7 @@ from typing import TypeAlias, cast
 
 from container_manager.spec import Address
 from kato_gateway.domain.sessions import EndReason, Json, NodeRecord, NodeState, SessionRecord, SessionStatus
-from kato_gateway.registry.base import Leftover, OwnerChange, SessionQuery
+from kato_gateway.registry.base import Leftover, NodeChange, OwnerChange, SessionChange, SessionQuery
 
 Plain: TypeAlias = str | int | float | bool | None
 Document: TypeAlias = dict[str, Plain]
@@ -71,6 +71,19 @@ def node_record(document: Mapping[str, Plain]) -> NodeRecord:
         internal=_address(document, "internal"),
         external=_address(document, "external"),
         **plain,  # type: ignore[arg-type]  # as node_document wrote them
+    )
+
+
+def compared_documents(change: SessionChange | NodeChange) -> tuple[Document | None, Document | None]:
+    """Return what a change compares with and what it leaves, as documents."""
+    if isinstance(change, SessionChange):
+        return (
+            session_document(change.before) if change.before else None,
+            session_document(change.after) if change.after else None,
+        )
+    return (
+        node_document(change.before) if change.before else None,
+        node_document(change.after) if change.after else None,
     )
 
 

@@ -19,13 +19,12 @@ from kato_gateway.registry.base import (
 from kato_gateway.registry.documents import (
     Document,
     Plain,
+    compared_documents,
     conditions,
     leftover_document,
     leftover_of,
-    node_document,
     node_record,
     owner_document,
-    session_document,
     session_record,
 )
 
@@ -160,16 +159,8 @@ class MemoryRegistry:
             return self._owners, str(document["_id"]), document, document
         if isinstance(change, PurgeChange):
             return self._purges, change.processor_id, None, {"_id": change.processor_id} if change.owed else None
-        before: Document | None
-        after: Document | None
-        if isinstance(change, SessionChange):
-            table = self._sessions
-            before = session_document(change.before) if change.before else None
-            after = session_document(change.after) if change.after else None
-        else:
-            table = self._nodes
-            before = node_document(change.before) if change.before else None
-            after = node_document(change.after) if change.after else None
+        table = self._sessions if isinstance(change, SessionChange) else self._nodes
+        before, after = compared_documents(change)
         return table, str((before or after or {})["_id"]), before, after
 
     def _held_by_another(self, after: Document | None) -> bool:

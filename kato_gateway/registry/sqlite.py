@@ -93,8 +93,8 @@ class SqliteRegistry:
         steps = [(*step(change), may_be_done(change)) for change in changes]
 
         def work(connection: sqlite3.Connection) -> bool:
-            for statement, values, may_be_done in steps:
-                if connection.execute(statement, values).rowcount == 0 and not may_be_done:
+            for statement, values, is_optional in steps:
+                if connection.execute(statement, values).rowcount == 0 and not is_optional:
                     raise _Refused
             return True
 

@@ -16,11 +16,10 @@ from kato_gateway.registry.base import (
 from kato_gateway.registry.documents import (
     Document,
     Plain,
+    compared_documents,
     conditions,
     leftover_document,
-    node_document,
     owner_document,
-    session_document,
 )
 from kato_gateway.registry.schema import COLUMNS, LIVING
 
@@ -49,7 +48,8 @@ def step(change: Change) -> tuple[str, tuple[Plain, ...]]:
 
 
 def _compared_step(change: SessionChange | NodeChange) -> tuple[str, tuple[Plain, ...]]:
-    table, before, after = _documents_of(change)
+    table = "sessions" if isinstance(change, SessionChange) else "nodes"
+    before, after = compared_documents(change)
     if before is None:
         return _insert(table, after or {})
     compared = " AND ".join(f"{name} = ?" for name in _COMPARED[table])
@@ -69,20 +69,6 @@ def _purge_step(change: PurgeChange) -> tuple[str, tuple[Plain, ...]]:
         f"(SELECT 1 FROM sessions WHERE processor_id = ? AND status IN ({LIVING}))"
     )
     return statement, (change.processor_id, change.processor_id)
-
-
-def _documents_of(change: SessionChange | NodeChange) -> tuple[str, Document | None, Document | None]:
-    if isinstance(change, SessionChange):
-        return (
-            "sessions",
-            session_document(change.before) if change.before else None,
-            session_document(change.after) if change.after else None,
-        )
-    return (
-        "nodes",
-        node_document(change.before) if change.before else None,
-        node_document(change.after) if change.after else None,
-    )
 
 
 def _insert(table: str, document: Document) -> tuple[str, tuple[Plain, ...]]:

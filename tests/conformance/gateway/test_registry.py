@@ -367,3 +367,27 @@ async def test_a_processor_in_use_is_owed_no_purge(registry: Registry) -> None:
     over = ended(one, reason=EndReason.DELETED, at_s=5.0)
     assert await registry.apply([SessionChange(before=one, after=over), owing])
     assert await registry.purges() == [one.processor_id]
+
+
+async def test_a_fact_is_what_the_first_gateway_proposed(another: Another) -> None:
+    """Whoever comes later, be it after everybody has left, gets what stands, and changes nothing."""
+    first = await another()
+    assert await first.settled("deployment", "ann's") == "ann's"
+    assert await first.settled("deployment", "bob's") == "ann's"
+    assert await first.settled("secret", "") == ""
+    await first.close()
+    second = await another()
+    assert await second.settled("deployment", "bob's") == "ann's"
+    assert await second.settled("secret", "bob's") == ""
+    assert await second.settled("Deployment", "bob's") == "bob's"
+
+
+async def test_gateways_that_settle_a_fact_at_once_agree(another: Another) -> None:
+    """Every one of them gets the same answer, and it is one of those proposed."""
+    gateways = [await another() for _ in range(4)]
+    proposed = [str(number) for number in range(40)]
+    answers = await asyncio.gather(
+        *(gateways[number % 4].settled("deployment", value) for number, value in enumerate(proposed))
+    )
+    assert len(set(answers)) == 1
+    assert answers[0] in proposed

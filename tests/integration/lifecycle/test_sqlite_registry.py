@@ -55,6 +55,7 @@ async def test_a_file_of_the_first_version_is_brought_up(tmp_path: Path) -> None
         assert await registry.session("s") == RECORD
         assert await registry.sessions(SessionQuery(owner="ann"), limit=9) == []
         assert await registry.apply([OwnerChange(processor_id="s", owner="ann")])
+        assert await registry.settled("deployment", "d") == "d"
         await registry.close()
 
 

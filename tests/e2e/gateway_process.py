@@ -55,9 +55,14 @@ class Gateway:
         self._process: subprocess.Popen[str] | None = None
 
     @property
+    def log_path(self) -> Path:
+        """Where the gateways on this home log."""
+        return self.home.parent / f"{self.home.name}.log"
+
+    @property
     def log(self) -> str:
         """What the gateways on this home have logged so far."""
-        return (self.home.parent / f"{self.home.name}.log").read_text()
+        return self.log_path.read_text()
 
     @property
     def process(self) -> subprocess.Popen[str]:

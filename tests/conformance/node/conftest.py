@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
@@ -13,14 +12,7 @@ from kato_node.store.base import Store
 from kato_node.store.memory import MemoryDisk, MemoryStore
 from kato_node.store.mongo import MongoStore
 from kato_node.store.sqlite import SqliteStore
-from tests.conformance.node.stores import MakeStore, OpenStore, mongo_server
-
-
-@pytest.fixture(scope="session")
-def mongo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a MongoDB stand-in of this test run's own."""
-    with mongo_server(tmp_path_factory.mktemp("mongo") / "data") as url:
-        yield url
+from tests.conformance.node.stores import MakeStore, OpenStore
 
 
 @pytest.fixture(params=["memory", "sqlite", "mongo"])
@@ -32,7 +24,7 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
     if request.param == "sqlite":
         return lambda processor_id: SqliteStore(tmp_path / "processors" / f"{processor_id}.sqlite", processor_id)
     url: str = request.getfixturevalue("mongo_url")
-    database = f"test-{uuid4().hex}"
+    database: str = request.getfixturevalue("mongo_database")
     return lambda processor_id: MongoStore(url, database, processor_id)
 
 

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
-
-from pymongo import MongoClient
 
 from kato_node.domain.ltm import LtmChange
 from kato_node.domain.state import EMPTY, Json, Percept, SessionState
@@ -26,22 +19,6 @@ class OpenStore(Protocol):
 
     async def __call__(self, processor_id: str = "p") -> Store:
         """Return it, open."""
-
-
-@contextmanager
-def mongo_server(directory: Path, *options: str) -> Iterator[str]:
-    """Run the MongoDB stand-in until the block ends; yield its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "secantus", "--port", str(port), "--storage-path", str(directory), *options]
-    with (directory.with_suffix(".log")).open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
-        try:
-            url = f"mongodb://127.0.0.1:{port}/"
-            with MongoClient[dict[str, object]](url, serverSelectionTimeoutMS=30_000) as client:
-                client.admin.command("ping")  # waits until it is there
-            yield url
-        finally:
-            server.kill()
 
 
 def record(session_id: str = "s", state: SessionState = EMPTY, **fields: object) -> SessionRecord:

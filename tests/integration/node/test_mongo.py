@@ -7,11 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 from pymongo import MongoClient
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
 from kato_node.domain.config import DEFAULT
 from kato_node.domain.limits import LIMITS
@@ -19,7 +18,8 @@ from kato_node.node import BindSpec, Node
 from kato_node.store import mongo
 from kato_node.store.base import CommitUnknown, StoreUnavailable
 from kato_node.store.mongo import MongoStore
-from tests.conformance.node.stores import batch, mongo_server, record, write
+from tests.conformance.node.stores import batch, record, write
+from tests.mongo import Client, StandIn
 from tests.unit.node.running import answers, frequency, key, observe_all, seen, stm
 
 AB = "76d7efca2e96cb5eeddf4e06ac96a0f424630135"  # [['a'],['b']]
@@ -36,12 +36,12 @@ def abandoned_sockets() -> Iterator[None]:
 
 
 class Server:
-    """A server whose commands can be made to fail."""
+    """A database of a server whose commands can be made to fail."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, database: str, admin: Client) -> None:
         self.url = url
-        self.database = f"test-{uuid4().hex}"
-        self._admin: MongoClient[dict[str, Any]] = MongoClient(url)
+        self.database = database
+        self._admin = admin
 
     def fail(self, command: str, *, times: int | None, **how: object) -> None:
         """Let a command fail that many times; None: always."""
@@ -53,27 +53,17 @@ class Server:
         """Let nothing fail any more."""
         self._admin.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
 
-    def close(self) -> None:
-        """Let go of the connection."""
-        self.recover()
-        self._admin.close()
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a server of this module's own, with failure points."""
-    with mongo_server(tmp_path_factory.mktemp("mongo") / "data", "--enable-test-commands") as found:
-        yield found
-
 
 @pytest.fixture
-def server(url: str) -> Iterator[Server]:
-    """The server, and a database of this test's own; in the end nothing fails any more."""
-    found = Server(url)
+def server(mongo_url: str, mongo_database: str, mongo_admin: Client) -> Iterator[Server]:
+    """A database of this test's own; in the end nothing fails any more."""
+    found = Server(mongo_url, mongo_database, mongo_admin)
     try:
-        yield found
-    finally:
-        found.close()
+        found.recover()
+    except OperationFailure:
+        pytest.skip("this server has no failure points: start it with --setParameter enableTestCommands=1")
+    yield found
+    found.recover()
 
 
 @asynccontextmanager
@@ -157,8 +147,8 @@ async def test_a_server_that_is_gone_is_out_of_reach(tmp_path: Path, monkeypatch
     """Without a server every call is refused with what to do, and nothing hangs."""
     monkeypatch.setattr(mongo, "OPERATION_TIMEOUT_MS", 300)
     monkeypatch.setattr(mongo, "COMMIT_TIMEOUT_S", 0.3)
-    with mongo_server(tmp_path / "data") as url:
-        store = MongoStore(url, "kato", "p")
+    with StandIn(tmp_path) as gone:
+        store = MongoStore(gone.url, "kato", "p")
         await store.open()
         await store.bind()
     for call in (
@@ -176,8 +166,8 @@ async def test_a_server_that_is_gone_is_out_of_reach(tmp_path: Path, monkeypatch
 
 async def test_a_server_without_transactions_is_refused(tmp_path: Path) -> None:
     """A standalone server cannot keep what a node promises, and is refused when the store is opened."""
-    with mongo_server(tmp_path / "data", "--standalone") as url:
-        store = MongoStore(url, "kato", "p")
+    with StandIn(tmp_path, "--standalone") as standalone:
+        store = MongoStore(standalone.url, "kato", "p")
         with pytest.raises(StoreUnavailable, match="replica set"):
             await store.open()
         await store.close()

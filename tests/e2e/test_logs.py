@@ -111,7 +111,7 @@ def test_the_level_is_changed_at_run_time(running: Gateway) -> None:
         eventually(lambda: _tells(level, log.read_text()), "the node's new level")  # noqa: B023
         eventually(lambda: _tells(level, own.read_text()), "the fork server's new level")  # noqa: B023
         running.ask("GET", "/health", x_request_id=f"quiet-{level}")
-    assert "quiet-DEBUG" in running.log
+    eventually(lambda: "quiet-DEBUG" in running.log, "the line of a call at DEBUG")
     assert "quiet-WARNING" not in running.log
     (running.home / "log_level").write_text("LOUD")
     os.kill(running.process.pid, signal.SIGHUP)

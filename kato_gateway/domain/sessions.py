@@ -132,6 +132,7 @@ class NodeRecord:
     Attributes:
         node_id: its own, for life; the runtime's name for it is `kato-<node_id>`.
         spec_hash: of the specification that it was started from, but for its id: equal for interchangeable nodes.
+        engine: the runtime's identity (container_manager.runtime.Runtime.engine) whose node it is; "" on old records.
         created_at_s, changed_at_s: when its intent was recorded, when it last changed state; seconds since the epoch.
         processor_id: what it holds; set exactly while binding or bound.
         epoch: what it is bound with; set exactly while bound.
@@ -143,6 +144,7 @@ class NodeRecord:
     spec_hash: str
     created_at_s: float
     changed_at_s: float
+    engine: str = ""
     state: NodeState = NodeState.CREATING
     processor_id: str | None = None
     epoch: int | None = None

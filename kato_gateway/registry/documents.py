@@ -20,6 +20,7 @@ Document: TypeAlias = dict[str, Plain]
 
 _FREE = ("config", "effective_config", "metadata")
 _ADDRESSES = ("internal", "external")
+_YOUNGER = frozenset({"engine"})  # fields that documents of an older KATO do not have; they have a default
 
 
 def session_document(record: SessionRecord) -> Document:
@@ -63,8 +64,8 @@ def node_document(record: NodeRecord) -> Document:
 
 
 def node_record(document: Mapping[str, Plain]) -> NodeRecord:
-    """Return the node that `node_document` wrote."""
-    plain = {name: document[name] for name in _NODE_FIELDS}
+    """Return the node that `node_document` wrote; an older one's knew no `engine`."""
+    plain = {name: document[name] for name in _NODE_FIELDS if name in document or name not in _YOUNGER}
     return NodeRecord(
         node_id=cast("str", document["_id"]),
         state=NodeState(document["state"]),

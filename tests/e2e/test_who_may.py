@@ -272,8 +272,9 @@ def _contents(paths: Iterable[Path]) -> dict[Path, bytes]:
     """Return what each file holds; one that its node removes meanwhile holds nothing."""
     found = {}
     for path in paths:
-        with suppress(FileNotFoundError, IsADirectoryError):
-            found[path] = path.read_bytes()
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                found[path] = path.read_bytes()
     return found
 
 

@@ -9,10 +9,10 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 STARTED_AT := $(shell date +%s)
 
-.PHONY: help up demo test check format docs bench lock clean
+.PHONY: help up demo test check format docs bench lock clean image base-image test-mongo-image
 
 help: ## Show what can be asked for
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
 
 up: $(VENV)/.run ## Start the gateway in the foreground; Ctrl-C ends it and its nodes
 	@exec $(PY) -m kato_gateway --started-at $(STARTED_AT)
@@ -37,6 +37,16 @@ docs: $(VENV)/.dev ## Renew what the pages in docs/ say of routes, settings, lim
 
 bench: $(VENV)/.dev ## Measure against the targets (BENCH="name name" for some)
 	@exec $(PY) -m benchmarks $(BENCH)
+
+image: $(VENV)/bin/python ## Build the Docker image kato-platform:<version> (BASE_IMAGE=… on another base)
+	@exec .ci/image platform
+
+base-image: ## Build the base image kato-base:bookworm from Debian's packages, for where no registry can be reached
+	@exec .ci/base-image
+
+# The tests' stand-in for MongoDB, where its own image cannot be had.
+test-mongo-image: $(VENV)/bin/python
+	@exec .ci/image mongo
 
 lock: ## Renew constraints.txt from what pyproject.toml admits today
 	@rm -rf $(VENV)-lock

@@ -31,6 +31,10 @@ class Runtime(Protocol):
     name: str
     capabilities: Capabilities
 
+    @property
+    def engine(self) -> str:
+        """Which engine this is: the same for every runtime on it, another's differs. Known once opened."""
+
     async def open(self) -> None:
         """Connect, starting what the runtime itself needs.
 

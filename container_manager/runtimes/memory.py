@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import secrets
 import weakref
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ class _Node:
 class MemoryEngine:
     """The ground that several runtimes can stand on; nodes live on in it when a runtime is closed and made anew."""
 
+    id: str = field(default_factory=lambda: secrets.token_hex(6))
     knobs: Knobs = field(default_factory=Knobs)
     nodes: dict[str, _Node] = field(default_factory=dict)
     ports: itertools.count[int] = field(default_factory=lambda: itertools.count(_PORT_MIN))
@@ -73,6 +75,11 @@ class MemoryRuntime:
     def __init__(self, engine: MemoryEngine, deployment: str) -> None:
         self._engine = engine
         self._deployment = deployment
+
+    @property
+    def engine(self) -> str:
+        """See the protocol."""
+        return f"memory:{self._engine.id}"
 
     async def open(self) -> None:
         """See the protocol."""

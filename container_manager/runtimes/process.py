@@ -7,10 +7,12 @@ The fork server is needed to start a node and to hear of exits at once; status, 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import secrets
 import signal
+import socket
 import weakref
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -80,6 +82,12 @@ class ProcessRuntime:
         self._client = ForkClient(program, self._heard_of_exit)
         self._starts: set[asyncio.Task[NodeStatus]] = set()
         self._listeners: weakref.WeakSet[asyncio.Queue[str | None]] = weakref.WeakSet()
+
+    @property
+    def engine(self) -> str:
+        """This machine and this home: what runs in another is another engine's."""
+        place = f"{_machine()} {self._home.resolve()}"
+        return f"process:{hashlib.sha256(place.encode()).hexdigest()[:16]}"
 
     async def open(self) -> None:
         """Make the home's directories and connect to its fork server, starting it if need be."""
@@ -290,6 +298,14 @@ def _status(trace: Trace) -> NodeStatus:
         pid=record.pid,
         memory_bytes=_resident_bytes(record.pid) if alive else None,
     )
+
+
+def _machine() -> str:
+    """Return what tells this machine from others. Source: machine-id(5); a container may have none, but a name."""
+    try:
+        return Path("/etc/machine-id").read_text("ascii").strip() or socket.gethostname()
+    except (OSError, ValueError):
+        return socket.gethostname()
 
 
 def _resident_bytes(pid: int) -> int | None:

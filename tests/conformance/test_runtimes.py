@@ -277,6 +277,13 @@ async def test_in_doubt_no_list_is_given(ground: Ground, runtime: Runtime) -> No
     assert set(await listed(runtime)) == {node_id}
 
 
+async def test_an_engine_is_known_by_its_name(ground: Ground, runtime: Runtime, opened: Opened) -> None:
+    """Every runtime on one ground names the same engine, after another opening too."""
+    names = {each.engine for each in (runtime, await opened("theirs"), await opened())}
+    assert len(names) == 1
+    assert names.pop().startswith(f"{runtime.name}:")
+
+
 async def test_renaming_changes_no_id(ground: Ground, runtime: Runtime) -> None:
     """A renamed node is found by its id as before."""
     started = await runtime.start(ground.spec(), timeout_s=TIMEOUT_S)

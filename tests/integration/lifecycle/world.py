@@ -311,6 +311,10 @@ class KnobRuntime:
         self._inner = inner
         self._knob = knob
 
+    @property
+    def engine(self) -> str:
+        return self._inner.engine
+
     async def start(self, spec: NodeSpec, *, timeout_s: float) -> NodeStatus:
         """See Runtime. A failure after the start leaves nothing behind, as the protocol demands."""
         await self._knob("runtime.start", "before")

@@ -1,8 +1,8 @@
 """The protocol that every registry obeys; tests/conformance holds each of them to it.
 
 A registry keeps documents under string ids: sessions, nodes, leftovers, the owners of processors, the purges that are
-owed to processors, and facts of the installation. It decides nothing: a change names the document that it replaces and
-the one that comes after, and is made only if the first still stands (compare and set).
+owed to processors, the gateways that serve, and facts of the installation. It decides nothing: a change names the
+document that it replaces and the one that comes after, and is made only if the first still stands (compare and set).
 It locks nothing beyond one transaction, so several gateways may share one registry.
 """
 
@@ -22,6 +22,22 @@ class Leftover:
     processor_id: str
     session_id: str
     incarnation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayRecord:
+    """A gateway that serves, as it says of itself now and then.
+
+    Attributes:
+        gateway_id: its own, of this run.
+        engine: where it starts nodes, and spec_hash: what it starts; as of NodeRecord.
+        at_s: when it last said so, by its own clock; seconds since the epoch.
+    """
+
+    gateway_id: str
+    engine: str
+    spec_hash: str
+    at_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +84,15 @@ class PurgeChange:
     owed: bool
 
 
-Change: TypeAlias = SessionChange | NodeChange | LeftoverChange | OwnerChange | PurgeChange
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayChange:
+    """Note that the gateway serves, in place of what it said before, or that it does so no more."""
+
+    gateway: GatewayRecord
+    serves: bool
+
+
+Change: TypeAlias = SessionChange | NodeChange | LeftoverChange | OwnerChange | PurgeChange | GatewayChange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +164,9 @@ class Registry(Protocol):
 
     async def purges(self) -> Sequence[str]:
         """Return the processors to which a purge is owed, sorted."""
+
+    async def gateways(self) -> Sequence[GatewayRecord]:
+        """Return every gateway that said it serves and has not said otherwise since, by id."""
 
     async def leftovers(self, processor_id: str) -> Sequence[Leftover]:
         """Return what the processor's store may still have of ended sessions, by session id."""

@@ -13,7 +13,14 @@ from typing import TypeAlias, cast
 
 from container_manager.spec import Address
 from kato_gateway.domain.sessions import EndReason, Json, NodeRecord, NodeState, SessionRecord, SessionStatus
-from kato_gateway.registry.base import Leftover, NodeChange, OwnerChange, SessionChange, SessionQuery
+from kato_gateway.registry.base import (
+    GatewayRecord,
+    Leftover,
+    NodeChange,
+    OwnerChange,
+    SessionChange,
+    SessionQuery,
+)
 
 Plain: TypeAlias = str | int | float | bool | None
 Document: TypeAlias = dict[str, Plain]
@@ -110,6 +117,26 @@ def leftover_of(document: Mapping[str, Plain]) -> Leftover:
 def owner_document(change: OwnerChange) -> Document:
     """Return a processor's owner as a document; its id is the processor's."""
     return {"_id": change.processor_id, "owner": change.owner}
+
+
+def gateway_document(record: GatewayRecord) -> Document:
+    """Return the gateway as a document; its id is the gateway's."""
+    return {
+        "_id": record.gateway_id,
+        "engine": record.engine,
+        "spec_hash": record.spec_hash,
+        "at_s": record.at_s,
+    }
+
+
+def gateway_record(document: Mapping[str, Plain]) -> GatewayRecord:
+    """Return the gateway that `gateway_document` wrote."""
+    return GatewayRecord(
+        gateway_id=cast("str", document["_id"]),
+        engine=cast("str", document["engine"]),
+        spec_hash=cast("str", document["spec_hash"]),
+        at_s=cast("float", document["at_s"]),
+    )
 
 
 def conditions(query: SessionQuery) -> tuple[tuple[str, str, tuple[Plain, ...]], ...]:

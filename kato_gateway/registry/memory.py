@@ -9,6 +9,8 @@ from typing import Literal, TypeAlias, TypeVar
 from kato_gateway.domain.sessions import HOLDING_STATES, LIVE_STATUSES, NodeRecord, NodeState, SessionRecord
 from kato_gateway.registry.base import (
     Change,
+    GatewayChange,
+    GatewayRecord,
     Leftover,
     LeftoverChange,
     OwnerChange,
@@ -21,6 +23,8 @@ from kato_gateway.registry.documents import (
     Plain,
     compared_documents,
     conditions,
+    gateway_document,
+    gateway_record,
     leftover_document,
     leftover_of,
     node_record,
@@ -44,6 +48,7 @@ class MemoryTables:
     leftovers: Table = field(default_factory=dict)
     owners: Table = field(default_factory=dict)
     purges: Table = field(default_factory=dict)
+    gateways: Table = field(default_factory=dict)
     facts: dict[str, str] = field(default_factory=dict)
 
 
@@ -62,6 +67,7 @@ class MemoryRegistry:
         self._leftovers = tables.leftovers
         self._owners = tables.owners
         self._purges = tables.purges
+        self._gateways = tables.gateways
         self._facts = tables.facts
 
     async def open(self) -> None:
@@ -121,6 +127,11 @@ class MemoryRegistry:
         """See Registry."""
         return await self._call("purges", lambda: sorted(self._purges))
 
+    async def gateways(self) -> Sequence[GatewayRecord]:
+        """See Registry."""
+        found = await self._call("gateways", lambda: [self._gateways[key] for key in sorted(self._gateways)])
+        return [gateway_record(document) for document in found]
+
     async def leftovers(self, processor_id: str) -> Sequence[Leftover]:
         """See Registry."""
         found = await self._call(
@@ -159,6 +170,9 @@ class MemoryRegistry:
             return self._owners, str(document["_id"]), document, document
         if isinstance(change, PurgeChange):
             return self._purges, change.processor_id, None, {"_id": change.processor_id} if change.owed else None
+        if isinstance(change, GatewayChange):
+            document = gateway_document(change.gateway)
+            return self._gateways, change.gateway.gateway_id, None, document if change.serves else None
         table = self._sessions if isinstance(change, SessionChange) else self._nodes
         before, after = compared_documents(change)
         return table, str((before or after or {})["_id"]), before, after
@@ -189,7 +203,7 @@ class MemoryRegistry:
 
 
 def _stands(stored: Document | None, expected: Document | None, change: Change) -> bool:
-    if isinstance(change, LeftoverChange | PurgeChange):
+    if isinstance(change, LeftoverChange | PurgeChange | GatewayChange):
         return True
     if isinstance(change, OwnerChange):
         return stored in (None, expected)

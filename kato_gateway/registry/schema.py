@@ -6,6 +6,7 @@ version of this it has:
     0  empty, or the first, which did not say so
     1  sessions have an owner, processors have owners
     2  facts of the installation
+    3  the gateways that serve
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sqlite3
 
 from kato_gateway.domain.sessions import HOLDING_STATES, LIVE_STATUSES
 
-VERSION = 2
+VERSION = 3
 
 HOLDING = ", ".join(sorted(f"'{state.value}'" for state in HOLDING_STATES))
 LIVING = ", ".join(sorted(f"'{status.value}'" for status in LIVE_STATUSES))
@@ -37,6 +38,7 @@ COLUMNS = {
     "nodes": ("_id", "version", "state", "processor_id"),
     "leftovers": ("_id", "processor_id"),
     "owners": ("_id", "owner"),
+    "gateways": ("_id",),
 }
 
 _TABLES = f"""
@@ -61,6 +63,7 @@ CREATE INDEX IF NOT EXISTS leftovers_by_processor ON leftovers (processor_id);
 CREATE TABLE IF NOT EXISTS owners (
     _id TEXT PRIMARY KEY, owner TEXT NOT NULL, document TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS purges (_id TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS gateways (_id TEXT PRIMARY KEY, document TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (_id TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 

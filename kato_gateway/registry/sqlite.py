@@ -17,12 +17,14 @@ from kato_gateway.domain.errors import RegistryUnavailable
 from kato_gateway.domain.sessions import NodeRecord, NodeState, SessionRecord
 from kato_gateway.registry.base import (
     Change,
+    GatewayRecord,
     Leftover,
     SessionQuery,
 )
 from kato_gateway.registry.documents import (
     Document,
     Plain,
+    gateway_record,
     leftover_of,
     node_record,
     session_record,
@@ -160,6 +162,12 @@ class SqliteRegistry:
             lambda connection: connection.execute("SELECT _id FROM purges ORDER BY _id").fetchall(), writes=False
         )
         return [processor_id for (processor_id,) in found]
+
+    async def gateways(self) -> Sequence[GatewayRecord]:
+        """See Registry."""
+        return [
+            gateway_record(document) for document in await self._documents("SELECT document FROM gateways ORDER BY _id")
+        ]
 
     async def leftovers(self, processor_id: str) -> Sequence[Leftover]:
         """See Registry."""

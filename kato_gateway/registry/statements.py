@@ -6,6 +6,7 @@ import json
 
 from kato_gateway.registry.base import (
     Change,
+    GatewayChange,
     LeftoverChange,
     NodeChange,
     OwnerChange,
@@ -18,6 +19,7 @@ from kato_gateway.registry.documents import (
     Plain,
     compared_documents,
     conditions,
+    gateway_document,
     leftover_document,
     owner_document,
 )
@@ -28,7 +30,7 @@ _COMPARED = {"sessions": ("_id", "incarnation", "version"), "nodes": ("_id", "ve
 
 def may_be_done(change: Change) -> bool:
     """Whether the change stands, too, where there is nothing left to do."""
-    return isinstance(change, LeftoverChange) or (isinstance(change, PurgeChange) and not change.owed)
+    return isinstance(change, LeftoverChange | GatewayChange) or (isinstance(change, PurgeChange) and not change.owed)
 
 
 def step(change: Change) -> tuple[str, tuple[Plain, ...]]:
@@ -44,6 +46,8 @@ def step(change: Change) -> tuple[str, tuple[Plain, ...]]:
         return f"{statement} ON CONFLICT (_id) DO UPDATE SET owner = owner WHERE owner = excluded.owner", values
     if isinstance(change, PurgeChange):
         return _purge_step(change)
+    if isinstance(change, GatewayChange):
+        return _gateway_step(change)
     return _compared_step(change)
 
 
@@ -69,6 +73,13 @@ def _purge_step(change: PurgeChange) -> tuple[str, tuple[Plain, ...]]:
         f"(SELECT 1 FROM sessions WHERE processor_id = ? AND status IN ({LIVING}))"
     )
     return statement, (change.processor_id, change.processor_id)
+
+
+def _gateway_step(change: GatewayChange) -> tuple[str, tuple[Plain, ...]]:
+    if not change.serves:
+        return "DELETE FROM gateways WHERE _id = ?", (change.gateway.gateway_id,)
+    statement, values = _insert("gateways", gateway_document(change.gateway))
+    return statement.replace("INSERT", "INSERT OR REPLACE", 1), values
 
 
 def _insert(table: str, document: Document) -> tuple[str, tuple[Plain, ...]]:

@@ -30,6 +30,8 @@ from kato_gateway.domain.sessions import (
 )
 from kato_gateway.registry.base import (
     Change,
+    GatewayChange,
+    GatewayRecord,
     Leftover,
     LeftoverChange,
     NodeChange,
@@ -391,3 +393,17 @@ async def test_gateways_that_settle_a_fact_at_once_agree(another: Another) -> No
     )
     assert len(set(answers)) == 1
     assert answers[0] in proposed
+
+
+async def test_gateways_say_that_they_serve_until_they_say_otherwise(another: Another) -> None:
+    """The newest word of each gateway stands, and outlives the registry; leaving twice is no error."""
+    first = await another()
+    ann, bob = (GatewayRecord(gateway_id=name, engine="memory:1", spec_hash="h", at_s=1.0) for name in ("ann", "bob"))
+    later = replace(ann, at_s=2.5, spec_hash="i")
+    for gateway in (bob, ann, later):
+        assert await first.apply([GatewayChange(gateway=gateway, serves=True)])
+    assert await first.gateways() == [later, bob]
+    second = await another()
+    for _ in range(2):
+        assert await second.apply([GatewayChange(gateway=bob, serves=False)])
+    assert await second.gateways() == [later]

@@ -19,7 +19,7 @@ from kato_gateway.events import Event
 from kato_gateway.lifecycle import Lifecycle
 from kato_gateway.registry.base import SessionQuery
 from kato_node.wire.metrics import TEXT, Metric, exposition, wants_text
-from kato_node.wire.web import json_response
+from kato_node.wire.web import StrictRoute, json_response
 
 _RETRY_AFTER_S = 2.0
 
@@ -108,7 +108,7 @@ class OwnRoutes:
 
 def own_router(routes: OwnRoutes) -> APIRouter:
     """Return the gateway's own routes."""
-    router = APIRouter(tags=["gateway"])
+    router = APIRouter(route_class=StrictRoute, tags=["gateway"])
     router.add_api_route("/health", routes.health, methods=["GET"], summary="Whether the gateway is alive")
     router.add_api_route("/ready", routes.ready, methods=["GET"], summary="Whether the gateway can serve")
     router.add_api_route("/status", routes.status, methods=["GET"], summary="Sessions and nodes, counted")

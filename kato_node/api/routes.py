@@ -17,7 +17,7 @@ from kato_node.node import Node
 from kato_node.wire import headers, sessions, strict_json
 from kato_node.wire.operations import OPERATIONS, Operation
 from kato_node.wire.strict_json import Json
-from kato_node.wire.web import json_response
+from kato_node.wire.web import check_query, json_response
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -65,6 +65,7 @@ def _endpoint(node: Node, operation: Operation) -> Endpoint:
 async def _called(node: Node, operation: Operation, handle: Handler, request: Request) -> object:
     service, reads, patterns = node.service, node.reads, node.patterns  # unbound, it refuses before it reads the body
     session_id = session_named(request, node)
+    check_query(request, operation.parameters)
     body = await _body(operation, request)
     arguments = _arguments(operation, request)
     key = request.headers.get(headers.IDEMPOTENCY_KEY)

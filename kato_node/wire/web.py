@@ -16,10 +16,11 @@ import math
 import re
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from fastapi import FastAPI
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
@@ -132,15 +133,31 @@ def single_routes(routes: Iterable[BaseRoute]) -> Iterator[BaseRoute]:
             yield from single_routes(included.routes)
 
 
+def check_query(request: Request, known: Collection[str]) -> None:
+    """Refuse a query parameter that nobody would read: most likely it is misspelt. Raises: InvalidRequest."""
+    advice = f"there is {', '.join(sorted(known))}" if known else "this route takes none"
+    unknown = [(name, f"unknown query parameter; {advice}") for name in request.query_params if name not in known]
+    if unknown:
+        raise InvalidRequest(unknown)
+
+
 class StrictRoute(APIRoute):
-    """A route that reads its body as JSON whatever its Content-Type says, by the rules of `strict_json`."""
+    """A route that ignores nothing it is sent.
+
+    It reads its body as JSON whatever its Content-Type says, by the rules of `strict_json`; where it takes no body, it
+    may be sent none or an empty object; and it refuses query parameters that it does not know.
+    """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[object, None, Response]]:
         """Return FastAPI's handler, given a request whose body is read and decoded already."""
         handle = super().get_route_handler()
+        known = frozenset(_query_names(self.dependant))
 
         async def strict(request: Request) -> Response:
+            check_query(request, known)
             if self.body_field is None:
+                if (raw := await request.body()) and strict_json.loads(raw) != {}:
+                    raise InvalidRequest([("body", "this route takes no body")])
                 return await handle(request)
             as_json = [item for item in request.scope["headers"] if item[0] != b"content-type"]
             scope = {**request.scope, "headers": [*as_json, (b"content-type", b"application/json")]}
@@ -150,6 +167,13 @@ class StrictRoute(APIRoute):
             return await handle(decoded)
 
         return strict
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    """Yield the query parameters of a route and of what it depends on."""
+    yield from (parameter.alias for parameter in dependant.query_params)
+    for inner in dependant.dependencies:
+        yield from _query_names(inner)
 
 
 class _StrictRequest(Request):

@@ -122,6 +122,7 @@ RULES = (
 
 WEB = (
     "fastapi",
+    "fastapi.dependencies.models",
     "fastapi.exceptions",
     "fastapi.routing",
     "starlette.datastructures",

@@ -131,6 +131,31 @@ def test_the_gateway_says_how_it_is(served: Gateway) -> None:
     assert 'kato_gateway_events_total{kind="session_created"}' in text.text
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "field"),
+    [
+        ("POST", "/sessions/strict/extend?ttl=5", None, "ttl"),
+        ("POST", "/session/strict/extend", {"ttl_seconds": 5}, "body"),
+        ("GET", "/sessions?limti=5", None, "limti"),
+        ("GET", "/nodes?user_id=a", None, "user_id"),
+        ("DELETE", "/sessions/strict?prune=true", None, "prune"),
+        ("POST", "/sessions/strict/learn?unique_id=x", None, "unique_id"),
+        ("GET", "/sessions/strict/patterns?limti=5", None, "limti"),
+        ("POST", "/sessions/strict/clear-stm", {"session_id": "other"}, "session_id"),
+    ],
+)
+def test_nothing_sent_is_ignored(
+    served: Gateway, method: str, path: str, body: Json | None, field: str
+) -> None:
+    """A parameter or a body that a route does not know is refused by its name, and nothing is done."""
+    before = served.ask("POST", "/sessions", {"session_id": "strict"})["expires_at"]
+    error = served.call(method, path, body).json()["error"]
+    assert error["code"] == "VALIDATION_ERROR"
+    assert field in [each["field"] for each in error["details"]["errors"]]
+    assert served.ask("GET", "/sessions/strict")["status"] == "active"
+    assert served.ask("GET", "/sessions/strict")["expires_at"] >= before
+
+
 def test_events_begin_with_what_there_is(served: Gateway) -> None:
     """WS /events sends a snapshot, then each event; it answers pings, and survives what it does not understand."""
     served.ask("POST", "/sessions", {"session_id": "seen"})

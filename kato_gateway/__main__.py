@@ -39,6 +39,7 @@ from kato_gateway.settings import Settings, SettingsError, from_environment
 from kato_node import settings as node_settings
 from kato_node.wire import logs
 from kato_node.wire.server import Server, server_config
+from kato_node.wire.tokens import node_secret
 
 OKAY, FAILED, BAD_SETTINGS, INTERRUPTED = 0, 1, 2, 130
 _BACKLOG = 2_048
@@ -83,17 +84,17 @@ def _node_specs(settings: Settings) -> NewSpec:
         **settings.config,
         "NODE_POOL": "1",
         "KATO_HOME": str(settings.home),
-        "DEPLOYMENT_SECRET_FILE": str(deployment_secret(settings.home, settings.secret_file)),
         "LOG_LEVEL": settings.log_level,
         **({"REQUIRE_TOKEN": "true"} if settings.keys else {}),
     }
     node_settings.from_environment(shared)
+    secret = deployment_secret(settings.home, settings.secret_file).read_text("ascii").strip()
 
     def spec(node_id: str, created_at_s: float) -> NodeSpec:
         return NodeSpec(
             node_id=node_id,
             deployment=deployment,
-            env={**shared, "NODE_ID": node_id},
+            env={**shared, "NODE_ID": node_id, "NODE_SECRET": node_secret(secret, node_id)},
             created_at_s=created_at_s,
             memory_max_bytes=settings.node_memory_max_bytes,
             cpus_max=settings.node_cpus_max,

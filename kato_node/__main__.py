@@ -78,8 +78,13 @@ async def _started(settings: Settings, listener: socket.socket) -> int:
         processor_name=settings.processor_name,
     )
     if settings.processor_id is not None:
+        spec = BindSpec(
+            processor_id=settings.processor_id,
+            idle_timeout_s=settings.idle_timeout_s,
+            token_key=settings.token_key,
+        )
         try:
-            await node.bind(BindSpec(processor_id=settings.processor_id, idle_timeout_s=settings.idle_timeout_s))
+            await node.bind(spec)
         except StoreError as error:
             return _failed(str(error), FAILED)
     else:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, TypeVar, cast
@@ -17,6 +17,7 @@ from kato_node.domain.config import Config
 from kato_node.domain.errors import DomainError
 from kato_node.domain.limits import Limits
 from kato_node.errors import AlreadyBound, IllegalMove, ServiceError, WrongNode
+from kato_node.guard import GuardedStore
 from kato_node.patterns import ProcessorPatterns
 from kato_node.processor import Processor, Setup, take
 from kato_node.reads import ProcessorReads
@@ -32,7 +33,7 @@ _STATM = Path("/proc/self/statm")
 
 # A gateway asks its pool's members every 10 s, and one that is started again is back within seconds.
 UNASKED_MAX_S = 60.0
-DRAIN_MAX_S = 8.0  # whoever asked for it has its own patience: 10 s, as a rule
+DRAIN_MAX_S = 7.0  # whoever asked for it has its own patience: 10 s, as a rule, the last replies included
 
 NodeState = Literal["unbound", "binding", "bound", "draining"]
 StopReason = Literal["idle", "fenced", "drained"]
@@ -70,6 +71,7 @@ class BindSpec:
     own_session: bool = False
     ended_sessions: tuple[tuple[str, str], ...] = ()  # id and incarnation
     purge: bool = False
+    token_key: str | None = field(default=None, repr=False)
 
 
 class Node:
@@ -79,13 +81,16 @@ class Node:
         open_store: makes the store of a processor, which the node opens and closes.
         processor_name: shown by /status; None: the processor's id.
         clock_s: monotonic seconds, which go on while the process, or the machine, is stopped.
-        drain_max_s: for how long a drain waits for what is not applied yet, such as a body that only drips in.
+        drain_max_s: for how long a drain waits for what is not applied yet, such as a body that only drips in, or a
+            store that does not answer.
         unasked_max_s: for how long it waits, unbound, for whoever may bind it to ask again: see `await_bind`.
 
     Attributes:
         node_id: its own id, for life.
         stopped: set once the node has finished: stop serving, exit 0.
         stop_reason: why, once it drains.
+        gave_up: whether it stopped without an answer of the store: of a call, or of its own bind.
+        token_key: of the processor that it is bound to; None: it was given none.
     """
 
     def __init__(
@@ -103,6 +108,8 @@ class Node:
         self.node_id = node_id
         self.stopped = asyncio.Event()
         self.stop_reason: StopReason | None = None
+        self.gave_up = False
+        self.token_key: str | None = None
         self._open_store = open_store
         self._defaults = defaults
         self._limits = limits
@@ -113,6 +120,7 @@ class Node:
         self._started_s = clock_s()
         self._state: NodeState = "unbound"
         self._processor: Processor | None = None
+        self._store: GuardedStore | None = None
         self._activity = _Activity(clock_s)
         self._tasks: set[asyncio.Task[object]] = set()
         self._idle_watch: asyncio.Task[None] | None = None
@@ -216,6 +224,7 @@ class Node:
             raise
         else:
             self._processor = processor
+            self.token_key = spec.token_key
             self._move("bound")
             if self._idle_watch is not None:
                 self._idle_watch.cancel()
@@ -228,7 +237,7 @@ class Node:
                 self._begin_drain(self.stop_reason)
 
     async def _take(self, spec: BindSpec) -> Processor:
-        store = self._open_store(spec.processor_id)
+        store = self._store = GuardedStore(self._open_store(spec.processor_id), clock_s=self._clock_s)
         own_session = spec.session.session_id if spec.own_session and spec.session is not None else None
         setup = Setup(
             processor_name=self._processor_name or spec.processor_id,
@@ -271,6 +280,13 @@ class Node:
             self._move("draining")
             log.info("draining", extra={"node_id": self.node_id, "reason": self.stop_reason})
             self._spawn(self._finish())
+        elif self._state == "binding":
+            asyncio.get_running_loop().call_later(self._drain_max_s, self._give_up)
+
+    def _give_up(self) -> None:
+        """Wait for the store no longer: what it has not answered is answered as unknown, or as not applied."""
+        if self._store is not None and self._store.give_up():
+            self.gave_up = True
 
     async def _finish(self) -> None:
         if self._idle_watch is not None:
@@ -279,8 +295,12 @@ class Node:
             try:
                 async with asyncio.timeout(self._drain_max_s):
                     await self._activity.quiet()
+                    if self._processor is not None:
+                        await self._processor.finish()
             except TimeoutError:
-                log.warning("drain_cut", extra={"node_id": self.node_id, "after_s": self._drain_max_s})
+                self._give_up()
+                facts = {"node_id": self.node_id, "after_s": self._drain_max_s, "store_silent": self.gave_up}
+                log.warning("drain_cut", extra=facts)
             if self._processor is not None:
                 await self._processor.stop()
         except Exception:

@@ -20,6 +20,7 @@ from kato_node.domain.limits import LIMITS, Limits
 from kato_node.wire.control import ID_PATTERN
 from kato_node.wire.logs import LEVELS
 from kato_node.wire.server import Heartbeat
+from kato_node.wire.tokens import node_secret, token_key
 
 _MIB = 1024 * 1024
 DEFAULT_HOME = "~/.kato"
@@ -41,7 +42,8 @@ class Settings:
         node_id: NODE_ID, or a fresh one.
         home: where the embedded store keeps its files; unused with `mongo_url`.
         idle_timeout_s: of a static node; 0 is never. A pool node is told at its bind.
-        deployment_secret: proves a control call, and makes and proves tokens; None: there are no control routes.
+        node_secret: proves a control call; None: there are no control routes.
+        token_key: what the tokens of a static node's processor are issued under. A pool node is told at its bind.
         require_token: whether every operation needs a session's token (wire.tokens).
         defaults: the configuration of a session that sets nothing itself.
         body_bytes_max, ws_message_bytes_max, limits: api.md, section 5.
@@ -53,14 +55,15 @@ class Settings:
     processor_id: str | None = None
     processor_name: str | None = None
     node_id: str = field(default_factory=lambda: secrets.token_hex(6))
-    mongo_url: str | None = None
+    mongo_url: str | None = field(default=None, repr=False)
     mongo_database: str = "kato"
     home: Path = field(default_factory=lambda: _home(DEFAULT_HOME))
     host: str = "127.0.0.1"
     port: int = 8000
     log_level: str = "INFO"
     idle_timeout_s: float = 0.0
-    deployment_secret: str | None = field(default=None, repr=False)
+    node_secret: str | None = field(default=None, repr=False)
+    token_key: str | None = field(default=None, repr=False)
     require_token: bool = False
     defaults: Config = config.DEFAULT
     limits: Limits = LIMITS
@@ -96,15 +99,16 @@ def from_environment(environment: Mapping[str, str], *, pool: bool = False) -> S
         name, message = error.errors[0]
         raise SettingsError(f"{name}: {message}") from error
     read = _Reader(given)
-    secret = read.secret("DEPLOYMENT_SECRET_FILE")
-    require_token = read.flag("REQUIRE_TOKEN")
-    if require_token and secret is None:
-        raise SettingsError("REQUIRE_TOKEN: needs DEPLOYMENT_SECRET_FILE, under whose secret tokens are issued")
     processor_id = read.processor_id(pool=pool)
+    node_id = read.matching("NODE_ID", ID_PATTERN, default=secrets.token_hex(6))
+    deployment_secret = read.secret("DEPLOYMENT_SECRET_FILE")
+    require_token = read.flag("REQUIRE_TOKEN")
+    if require_token and processor_id is not None and deployment_secret is None:
+        raise SettingsError("REQUIRE_TOKEN: needs DEPLOYMENT_SECRET_FILE, from which the tokens' key is derived")
     return Settings(
         processor_id=processor_id,
         processor_name=given.get("PROCESSOR_NAME", processor_id),
-        node_id=read.matching("NODE_ID", ID_PATTERN, default=secrets.token_hex(6)),
+        node_id=node_id,
         mongo_url=read.mongo_url(),
         mongo_database=read.matching("MONGO_DATABASE", r"^[A-Za-z0-9_-]{1,63}$", default="kato"),
         home=read.home(),
@@ -112,7 +116,8 @@ def from_environment(environment: Mapping[str, str], *, pool: bool = False) -> S
         port=read.port(),
         log_level=read.log_level(),
         idle_timeout_s=read.seconds("IDLE_TIMEOUT_S"),
-        deployment_secret=secret,
+        node_secret=read.node_secret(node_id, deployment_secret),
+        token_key=deployment_secret and processor_id and token_key(deployment_secret, processor_id),
         require_token=require_token,
         defaults=defaults,
     )
@@ -175,6 +180,17 @@ class _Reader:
         if math.isnan(seconds):
             raise SettingsError(f"{name}: must be a number of seconds, 0 or more, not {text!r}")
         return seconds
+
+    def node_secret(self, node_id: str, deployment_secret: str | None) -> str | None:
+        """Return the node's own: as its gateway gave it, or derived from the deployment's."""
+        given = self.given.get("NODE_SECRET")
+        if given is None:
+            return None if deployment_secret is None else node_secret(deployment_secret, node_id)
+        if deployment_secret is not None:
+            raise SettingsError("NODE_SECRET: DEPLOYMENT_SECRET_FILE is set, too, and the node derives it from there")
+        if not re.fullmatch(r"[!-~]{16,256}", given):
+            raise SettingsError("NODE_SECRET: must be 16 to 256 printable ASCII characters without spaces")
+        return given
 
     def secret(self, name: str) -> str | None:
         path = self.given.get(name)

@@ -14,6 +14,7 @@ from kato_gateway.domain.errors import NodeFailed, NodeRefused, NodeTimeout
 from kato_gateway.domain.sessions import Json, NodeRecord
 from kato_node.wire import headers
 from kato_node.wire.control import BindReply, BindRequest, Identity, OpenSession, SessionInfo, SetConfig, Vitals
+from kato_node.wire.tokens import node_secret
 
 Reply = TypeVar("Reply", bound=BaseModel)
 REPLY_BYTES_MAX = 16 * 2**20
@@ -33,7 +34,7 @@ class HttpNodeClient:
     """A NodeClient over aiohttp. A connection of its own for each call: a kept one may belong to a node that left.
 
     Args:
-        secret: the deployment's, which nodes ask of every control call.
+        secret: the deployment's, from which follows what each node asks of a control call.
     """
 
     def __init__(self, secret: str) -> None:
@@ -129,7 +130,7 @@ class HttpNodeClient:
             raise NodeFailed(f"{where} answered {response.status} with nonsense.") from error
 
     def _headers(self, node: NodeRecord) -> dict[str, str]:
-        sent = {headers.DEPLOYMENT_SECRET: self._secret}
+        sent = {headers.NODE_SECRET: node_secret(self._secret, node.node_id)}
         if node.processor_id is not None and node.epoch is not None:
             sent[headers.PROCESSOR] = node.processor_id
             sent[headers.EPOCH] = str(node.epoch)

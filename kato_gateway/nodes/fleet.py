@@ -38,9 +38,9 @@ from kato_gateway.registry.base import (
     SessionChange,
     SessionQuery,
 )
-from kato_gateway.sessions.opening import access_token, opening
+from kato_gateway.sessions.opening import access_token, binding
 from kato_gateway.tasks import Flights, Locks, all_of
-from kato_node.wire.control import BindReply, BindRequest, EndedSession
+from kato_node.wire.control import BindReply, BindRequest
 
 _log = logging.getLogger(__name__)
 
@@ -271,7 +271,14 @@ class Fleet:
             claimed_s = ground.clock.now_s()
             placement: Placement | None = None
             try:
-                request = self._request(processor_id, session, leftovers, purge=purge)
+                request = binding(
+                    processor_id,
+                    session,
+                    ended=leftovers,
+                    purge=purge,
+                    idle_timeout_s=ground.policy.idle_timeout_s,
+                    secret=ground.secret,
+                )
                 reply = await self._bound(claim, request)
                 settled: list[Change] = [LeftoverChange(leftover=leftover, remember=False) for leftover in leftovers]
                 if purge:
@@ -293,20 +300,6 @@ class Fleet:
                 "bind": 1000 * (ground.clock.now_s() - claimed_s),
             }
             return replace(placement, timings_ms=timings_ms)
-
-    def _request(
-        self, processor_id: str, session: SessionRecord | None, leftovers: Sequence[Leftover], *, purge: bool
-    ) -> BindRequest:
-        return BindRequest(
-            processor_id=processor_id,
-            idle_timeout_s=self._ground.policy.idle_timeout_s,
-            session=None if session is None else opening(session),
-            own_session=session is not None and session.owns_processor,
-            ended_sessions=[
-                EndedSession(session_id=leftover.session_id, incarnation=leftover.incarnation) for leftover in leftovers
-            ],
-            purge=purge,
-        )
 
     async def _bound(self, claim: Claim, request: BindRequest) -> BindReply:
         """Tell the node what it is. Raises: NodeRefused, NodeFailed (also: another node took it), NodeTimeout."""

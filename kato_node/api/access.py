@@ -1,6 +1,6 @@
 """Who may call on this node: whoever holds a session's token where one is required, else whoever is on this machine.
 
-Control routes are not concerned: they ask for the deployment secret, and without it do not exist.
+Control routes are not concerned: they ask for the node's secret, and without it do not exist.
 """
 
 from __future__ import annotations
@@ -36,25 +36,28 @@ class LoopbackOnly:
         await self._app(scope, receive, send)
 
 
-def guard(routes: Iterable[Guardable], *, secret: str, processor_id: Callable[[], str]) -> None:
-    """Have each of the routes ask for a token that was issued under the secret, for the processor that is bound.
+def guard(routes: Iterable[Guardable], *, key: Callable[[], str | None], processor_id: Callable[[], str]) -> None:
+    """Have each of the routes ask for a token that was issued under the key, for the processor that is bound.
 
     Without one /health says how the node is, and nothing of a session that the request names.
 
     Args:
+        key: of that processor; without one no token is good.
         processor_id: says which one that is; what it raises, a call raises.
     """
     for route in routes:
         open_to_all = route.path == "/health"
-        route.app = _TokenGate(route.app, secret=secret, processor_id=processor_id, open_to_all=open_to_all)
+        route.app = _TokenGate(route.app, key=key, processor_id=processor_id, open_to_all=open_to_all)
 
 
 class _TokenGate:
     """Lets in what carries a token, as a call of the session that the token names."""
 
-    def __init__(self, app: ASGIApp, *, secret: str, processor_id: Callable[[], str], open_to_all: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, *, key: Callable[[], str | None], processor_id: Callable[[], str], open_to_all: bool
+    ) -> None:
         self._app = app
-        self._secret = secret
+        self._key = key
         self._processor_id = processor_id
         self._open_to_all = open_to_all
 
@@ -63,7 +66,8 @@ class _TokenGate:
         passed = [item for item in scope["headers"] if item[0] != _SESSION]
         token = _token(scope)
         if token is not None:
-            session_id = _granted(token, scope, self._secret, self._processor_id())
+            processor_id = self._processor_id()
+            session_id = _granted(token, scope, self._key(), processor_id)
             passed.append((_SESSION, session_id.encode("ascii")))
             logs.context.set({**logs.context.get(), "session_id": session_id})
         elif not self._open_to_all:
@@ -76,13 +80,11 @@ def _token(scope: Scope) -> str | None:
     return _in_query(scope, "access_token") if given is None else given.decode("latin-1")
 
 
-def _granted(token: str, scope: Scope, secret: str, processor_id: str) -> str:
+def _granted(token: str, scope: Scope, key: str | None, processor_id: str) -> str:
     """Return the session that the token is for. Raises: Unauthenticated, Forbidden."""
-    grant = verified(token, secret=secret)
-    if grant is None:
-        raise Unauthenticated("This token was not issued here.")
-    if grant.processor_id != processor_id:
-        raise Forbidden("This token is for another processor; ask the gateway where that one is.")
+    grant = None if key is None else verified(token, key=key)
+    if grant is None or grant.processor_id != processor_id:
+        raise Unauthenticated("This token was not issued for this processor; ask the gateway where its session is.")
     named = [Headers(scope=scope).get(headers.SESSION), _in_query(scope, "session_id")]
     named.append(scope.get("path_params", {}).get("session_id"))
     if any(name not in {None, grant.session_id} for name in named):

@@ -38,7 +38,7 @@ def create_app(node: Node, settings: Settings) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
-    secret = settings.deployment_secret
+    secret = settings.node_secret
     sockets = websocket_routes(
         node, lambda error: explain(error, translate), message_bytes_max=settings.ws_message_bytes_max
     )
@@ -46,8 +46,7 @@ def create_app(node: Node, settings: Settings) -> FastAPI:
     control = [] if secret is None else control_routes(node, secret)
     operations: list[Guardable] = [*operation_routes(node, line_bytes_max=settings.line_bytes_max), *sockets]
     if settings.require_token:
-        assert secret is not None, "the settings see to it"
-        guard(operations, secret=secret, processor_id=lambda: node.service.processor_id)
+        guard(operations, key=lambda: node.token_key, processor_id=lambda: node.service.processor_id)
     else:  # a token is for one session, and the gateway makes both
         operations.extend(session_routes(node))
     # In the order in which they are tried: the busiest first.

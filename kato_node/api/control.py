@@ -1,4 +1,4 @@
-"""The control routes (wire.control): for the gateway alone. Without the deployment secret they do not exist."""
+"""The control routes (wire.control): for the gateway alone. Without the node's secret they do not exist."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def is_control(scope: Scope, secret: str | None) -> bool:
     """Whether the request may use the control routes; compared in constant time."""
     if secret is None:
         return False
-    given = Headers(scope=scope).get(headers.DEPLOYMENT_SECRET, "")
+    given = Headers(scope=scope).get(headers.NODE_SECRET, "")
     return hmac.compare_digest(given.encode(), secret.encode())
 
 
@@ -76,6 +76,7 @@ class _Control:
             own_session=wanted.own_session,
             ended_sessions=tuple((ended.session_id, ended.incarnation) for ended in wanted.ended_sessions),
             purge=wanted.purge,
+            token_key=wanted.token_key,
         )
         view = await self._node.bind(spec)
         session = None if view is None else _info(view)

@@ -1,4 +1,4 @@
-"""The control messages between gateway and node, under /control; every call carries the deployment secret.
+"""The control messages between gateway and node, under /control; every call carries the node's secret (wire.tokens).
 
     POST   /control/bind                  BindRequest -> BindReply; 409 CONFLICT if bound already
     GET    /control/identity              -> Identity
@@ -73,6 +73,7 @@ class BindRequest(Message):
     own_session: the processor is that session's own, so calls without X-Session-ID mean it; else they mean `default`.
     ended_sessions: their records are deleted.
     purge: everything the processor has is deleted before its first session is opened.
+    token_key: what the tokens of the processor's sessions are issued under (wire.tokens); in nothing that is printed.
     idle_timeout_s: see IDLE_TIMEOUT_S; 0 is never.
     """
 
@@ -82,6 +83,7 @@ class BindRequest(Message):
     own_session: bool = False
     ended_sessions: list[EndedSession] = Field(default_factory=list)
     purge: bool = False
+    token_key: str | None = Field(default=None, repr=False)
 
 
 class Identity(Message):

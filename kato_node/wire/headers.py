@@ -12,7 +12,7 @@ PROCESSOR = "x-kato-processor"
 EPOCH = "x-kato-epoch"
 INCARNATION = "x-kato-incarnation"  # of the session: which of all that had, or will have, its id
 
-# Proves a control call (bind, drain). Never forwarded.
-DEPLOYMENT_SECRET = "x-kato-secret"  # noqa: S105 - the header's name
+# Proves a control call (bind, drain), by the secret of the node that is called. Never forwarded.
+NODE_SECRET = "x-kato-secret"  # noqa: S105 - the header's name
 
-GATEWAY_OWN = (PROCESSOR, EPOCH, INCARNATION, DEPLOYMENT_SECRET)
+GATEWAY_OWN = (PROCESSOR, EPOCH, INCARNATION, NODE_SECRET)

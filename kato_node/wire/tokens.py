@@ -1,9 +1,12 @@
-"""Access tokens: proof, for a node reached directly, of whose session a call is. Pure; standard library only.
+"""What proves who calls at a node: access tokens, and its own secret for control calls. Pure; standard library only.
 
     kato1.<base64url of JSON {"session_id", "processor_id"}>.<base64url of HMAC-SHA256 over what stands before the dot>
 
-The key of the HMAC is the deployment secret. A token holds no secret but itself, and no end: it is good for this
-session of this processor for as long as there is one.
+The key of the HMAC is the processor's (`token_key`). A token holds no secret but itself, and no end: it is good for
+this session of this processor for as long as there is one, whichever node has it.
+
+Everything is derived from the deployment secret, which only gateways hold: a node of theirs has a secret of its own,
+and gets the key of the processor that it is bound to. So one that falls into wrong hands opens no other.
 """
 
 from __future__ import annotations
@@ -30,19 +33,29 @@ class Grant:
     processor_id: str
 
 
-def issued(grant: Grant, *, secret: str) -> str:
-    """Return the token for a grant; the same grant has the same token."""
+def node_secret(deployment_secret: str, node_id: str) -> str:
+    """Return what opens the control routes of this node, and of no other."""
+    return _derived(deployment_secret, f"node:{node_id}")
+
+
+def token_key(deployment_secret: str, processor_id: str) -> str:
+    """Return what the tokens of this processor's sessions are issued under, the same for each of its nodes."""
+    return _derived(deployment_secret, f"processor:{processor_id}")
+
+
+def issued(grant: Grant, *, key: str) -> str:
+    """Return the token for a grant under its processor's key; the same grant has the same token."""
     claims = {"session_id": grant.session_id, "processor_id": grant.processor_id}
     signed = f"{_PREFIX}.{_text(json.dumps(claims, separators=(',', ':')).encode())}"
-    return f"{signed}.{_text(_mac(signed, secret))}"
+    return f"{signed}.{_text(_mac(signed, key))}"
 
 
-def verified(token: str, *, secret: str) -> Grant | None:
-    """Return what a token grants, None for one that was not issued under this secret; compared in constant time."""
+def verified(token: str, *, key: str) -> Grant | None:
+    """Return what a token grants, None for one that was not issued under this key; compared in constant time."""
     if not _TOKEN.fullmatch(token):
         return None
     signed, _, signature = token.rpartition(".")
-    if not hmac.compare_digest(signature, _text(_mac(signed, secret))):
+    if not hmac.compare_digest(signature, _text(_mac(signed, key))):
         return None
     try:
         claims = json.loads(_bytes(signed.partition(".")[2]))
@@ -61,8 +74,13 @@ def bearer(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
     return None if found is None else found[1]
 
 
-def _mac(signed: str, secret: str) -> bytes:
-    return hmac.digest(secret.encode(), signed.encode("ascii"), hashlib.sha256)
+def _derived(secret: str, purpose: str) -> str:
+    """Return 64 characters of 0-9a-f, from which neither the secret nor what is derived for another purpose follows."""
+    return hmac.digest(secret.encode(), purpose.encode(), hashlib.sha256).hex()
+
+
+def _mac(signed: str, key: str) -> bytes:
+    return hmac.digest(key.encode(), signed.encode("ascii"), hashlib.sha256)
 
 
 def _text(raw: bytes) -> str:

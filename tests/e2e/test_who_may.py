@@ -15,6 +15,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from kato_node.wire.tokens import node_secret, token_key
 from tests.e2e.gateway_process import PATIENCE_S, Gateway, Json, gateway, start
 
 Headers = dict[str, str]
@@ -218,7 +219,7 @@ def test_a_node_reached_directly_asks_for_the_sessions_token(running: Gateway) -
     """The session's access_token opens its node, over HTTP and WebSocket; nothing else does, a key least of all."""
     ann, bob = (ask(running, "GET", f"/sessions/of-{owner}", headers=key(owner)) for owner in ("ann", "bob"))
     stm, tokens = f"{ann['external_url']}/stm", [session["access_token"] for session in (ann, bob)]
-    for credential, expected in ((None, 401), (KEYS["ann"], 401), (WRONG, 401), (tokens[1], 403), (tokens[0], 200)):
+    for credential, expected in ((None, 401), (KEYS["ann"], 401), (WRONG, 401), (tokens[1], 401), (tokens[0], 200)):
         headers = {} if credential is None else {"Authorization": f"Bearer {credential}"}
         reply = running.client.get(stm, headers=headers)
         assert reply.status_code == expected, credential
@@ -245,18 +246,22 @@ def test_control_routes_are_not_there(running: Gateway) -> None:
     for path in ("/control/identity", "/sessions/of-ann/control/identity"):
         assert code(call(running, "GET", path, headers={"X-Kato-Secret": secret, **key("ann")})) == (404, "NOT_FOUND")
     at = f"{session['external_url']}/control/identity"
-    for headers in ({}, {"Authorization": f"Bearer {session['access_token']}"}, {"X-Kato-Secret": KEYS["ann"]}):
+    opening = node_secret(secret, session["container_name"].removeprefix("kato-"))
+    tried = ({"Authorization": f"Bearer {session['access_token']}"}, {"X-Kato-Secret": KEYS["ann"]})
+    for headers in ({}, *tried, {"X-Kato-Secret": secret}):
         assert code(running.client.get(at, headers=headers)) == (404, "NOT_FOUND")
-    assert running.client.get(at, headers={"X-Kato-Secret": secret}).status_code == 200
+    assert running.client.get(at, headers={"X-Kato-Secret": opening}).status_code == 200
 
 
 def test_no_secret_is_written_anywhere(running: Gateway) -> None:
-    """Keys, tokens and the deployment's secret stand in no log, command line, environment or file but their own."""
+    """Keys, tokens and secrets, derived ones too, stand in no log, command line, environment or file but their own."""
     call(running, "GET", "/stm", headers={"X-Session-ID": "of-ann", **key("ann")})
     call(running, "GET", f"/stm?access_token={KEYS['ann']}", headers={"Authorization": f"Bearer {WRONG}"})
     call(running, "POST", "/sessions", {"session_id": 1, "config": {"a": 1}}, headers=key("ann"))
     secret = (running.home / "secret").read_text().strip()
-    sought = [text.encode() for text in (*KEYS.values(), WRONG, secret)]
+    nodes = [node["node_id"] for owner in KEYS for node in ask(running, "GET", "/nodes", headers=key(owner))["nodes"]]
+    derived = [node_secret(secret, node_id) for node_id in nodes] + [token_key(secret, f"of-{each}") for each in KEYS]
+    sought = [text.encode() for text in (*KEYS.values(), WRONG, *derived, secret)]
     texts = _contents([*running.home.rglob("*"), _log(running)])
     assert any(path.parent.name == "logs" and text for path, text in texts.items())
     assert b'"level": "DEBUG"' in texts[_log(running)]
@@ -265,7 +270,7 @@ def test_no_secret_is_written_anywhere(running: Gateway) -> None:
         assert [word for word in sought if word in text] == ([sought[-1]] if path.name == "secret" else []), path
     for process in running.processes():
         said = "\0".join([*process.cmdline(), *_environment(process)])
-        assert not [word for word in (*KEYS.values(), secret) if word in said], process
+        assert not [word for word in (*KEYS.values(), *derived, secret) if word in said], process
 
 
 def _contents(paths: Iterable[Path]) -> dict[Path, bytes]:

@@ -17,9 +17,12 @@ from kato_node.node import BindSpec, Node
 from kato_node.settings import Settings
 from kato_node.store.base import Batch
 from kato_node.store.memory import MemoryDisk, MemoryStore
+from kato_node.wire.tokens import node_secret, token_key
 
 PROCESSOR = "processor-1"
-SECRET = "the-secret-of-this-deployment"
+DEPLOYMENT_SECRET = "the-secret-of-this-deployment"
+SECRET = node_secret(DEPLOYMENT_SECRET, "node-1")
+TOKEN_KEY = token_key(DEPLOYMENT_SECRET, PROCESSOR)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +66,7 @@ async def serving_node(
     *, settings: Settings | None = None, disk: MemoryDisk | None = None, bound: bool = True, idle_timeout_s: float = 0
 ) -> AsyncIterator[Served]:
     """Serve a node on a store in memory, bound to PROCESSOR unless told otherwise; at the end it has drained."""
-    chosen = settings or Settings(processor_id=PROCESSOR, deployment_secret=SECRET)
+    chosen = settings or Settings(processor_id=PROCESSOR, node_secret=SECRET)
     kept = disk or MemoryDisk()
     committing = asyncio.Event()
     node = Node(
@@ -73,7 +76,7 @@ async def serving_node(
         limits=chosen.limits,
     )
     if bound:
-        await node.bind(BindSpec(processor_id=PROCESSOR, idle_timeout_s=idle_timeout_s))
+        await node.bind(BindSpec(processor_id=PROCESSOR, idle_timeout_s=idle_timeout_s, token_key=TOKEN_KEY))
     listener = socket.create_server(("127.0.0.1", 0))
     address = listener.getsockname()
     serving = asyncio.create_task(serve(node, chosen, listener))

@@ -1,4 +1,4 @@
-"""The control routes: for whoever has the deployment's secret, and unknown routes for everybody else."""
+"""The control routes: for whoever has the node's secret, and unknown routes for everybody else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pytest
 from kato_node.settings import Settings
 from kato_node.store.base import StoreUnavailable
 from kato_node.wire.control import BindReply, BindRequest, Identity, OpenSession, SessionInfo, Vitals
-from tests.contract.node.serving import PROCESSOR, SECRET, Served, error_of, serving_node
+from kato_node.wire.tokens import Grant, issued
+from tests.contract.node.serving import PROCESSOR, SECRET, TOKEN_KEY, Served, error_of, serving_node
 
 KNOWN = {"X-Kato-Secret": SECRET}
 ROUTES = [
@@ -43,7 +44,7 @@ async def test_without_the_secret_there_are_no_control_routes(served: Served, me
 
 
 async def test_a_node_without_a_secret_has_no_control_routes() -> None:
-    """Without a deployment secret no header opens the control routes."""
+    """Without a secret of its own no header opens the control routes."""
     async with serving_node(settings=Settings(processor_id=PROCESSOR)) as served:
         for given in ("", "None", SECRET):
             reply = await served.http.get("/control/identity", headers={"X-Kato-Secret": given})
@@ -66,6 +67,18 @@ async def test_a_node_is_bound_once() -> None:
         assert observed.json()["session_id"] == "s-1"
         again = await served.http.post("/control/bind", content=binding(), headers=KNOWN)
         assert (again.status_code, error_of(again)["code"]) == (409, "CONFLICT")
+
+
+async def test_a_bind_brings_the_key_of_the_processors_tokens() -> None:
+    """A node that requires tokens takes those under the key that it was bound with; bound without one it takes none."""
+    settings = Settings(node_secret=SECRET, require_token=True)
+    token = issued(Grant(session_id="s-1", processor_id=PROCESSOR), key=TOKEN_KEY)
+    for key, status in ((TOKEN_KEY, 200), ("another-processor-s-key", 401), (None, 401)):
+        async with serving_node(settings=settings, bound=False) as served:
+            assert (await served.http.get("/stm", headers={"Authorization": f"Bearer {token}"})).status_code == 421
+            await served.http.post("/control/bind", content=binding(token_key=key), headers=KNOWN)
+            reply = await served.http.get("/stm", headers={"Authorization": f"Bearer {token}"})
+            assert reply.status_code == status
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from kato_node.wire.tokens import node_secret
 from tests.contract.node.serving import until
 
 PROGRAM = (sys.executable, "-m", "kato_node")
@@ -129,6 +130,7 @@ async def test_a_pool_node_waits_to_be_bound(tmp_path: Path, pool: tuple[str, ..
     secret = tmp_path / "secret"
     secret.write_text("s-e-c-r-e-t\n")
     settings = {"KATO_HOME": str(tmp_path), "DEPLOYMENT_SECRET_FILE": str(secret), "NODE_ID": "n-1", "PORT": "0"}
+    known = {"X-Kato-Secret": node_secret("s-e-c-r-e-t", "n-1")}
     flag = {} if pool else {"NODE_POOL": "1"}
     process = await asyncio.create_subprocess_exec(
         *PROGRAM, *pool, env=bare() | settings | flag, stderr=asyncio.subprocess.PIPE
@@ -137,9 +139,9 @@ async def test_a_pool_node_waits_to_be_bound(tmp_path: Path, pool: tuple[str, ..
     started = json.loads(await process.stderr.readline())
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{started['port']}") as client:
         assert (await client.get("/health")).json()["processor_id"] is None
-        identity = (await client.get("/control/identity", headers={"X-Kato-Secret": "s-e-c-r-e-t"})).json()
+        identity = (await client.get("/control/identity", headers=known)).json()
         assert (identity["node_id"], identity["state"]) == ("n-1", "unbound")
-        await client.post("/control/drain", headers={"X-Kato-Secret": "s-e-c-r-e-t"})
+        await client.post("/control/drain", headers=known)
     assert await process.wait() == 0
     await process.communicate()
 

@@ -9,6 +9,7 @@ import pytest
 
 from kato_node.domain.config import DEFAULT
 from kato_node.settings import SettingsError, from_environment
+from kato_node.wire.tokens import node_secret, token_key
 
 BAD: list[tuple[Mapping[str, str], str]] = [
     ({}, "PROCESSOR_ID"),
@@ -30,6 +31,15 @@ BAD: list[tuple[Mapping[str, str], str]] = [
     ({"PROCESSOR_ID": "p", "DEPLOYMENT_SECRET_FILE": "/nowhere/secret"}, "DEPLOYMENT_SECRET_FILE"),
     ({"PROCESSOR_ID": "p", "REQUIRE_TOKEN": "yes"}, "REQUIRE_TOKEN"),
     ({"PROCESSOR_ID": "p", "REQUIRE_TOKEN": "true"}, "REQUIRE_TOKEN"),
+    ({"PROCESSOR_ID": "p", "REQUIRE_TOKEN": "true", "NODE_SECRET": "sixteen-of-these"}, "REQUIRE_TOKEN"),
+    *(
+        ({"NODE_POOL": "1", "NODE_SECRET": bad}, "NODE_SECRET")
+        for bad in ("too-short", "with a blank in it", "x" * 257)
+    ),
+    (
+        {"NODE_POOL": "1", "NODE_SECRET": "sixteen-of-these", "DEPLOYMENT_SECRET_FILE": __file__},
+        "NODE_SECRET",
+    ),
 ]
 
 
@@ -47,7 +57,8 @@ def test_an_empty_value_is_unset() -> None:
     settings = from_environment({"PROCESSOR_ID": "p", "PORT": "", "KATO_HOME": "", "STM_MODE": "", "EDITOR": "vi"})
     assert (settings.port, settings.host, settings.defaults) == (8000, "127.0.0.1", DEFAULT)
     assert settings.home == Path("~/.kato").expanduser()
-    assert (settings.processor_id, settings.processor_name, settings.deployment_secret) == ("p", "p", None)
+    assert (settings.processor_id, settings.processor_name) == ("p", "p")
+    assert settings.node_secret is settings.token_key is None
 
 
 def test_every_setting_is_read(tmp_path: Path) -> None:
@@ -75,9 +86,12 @@ def test_every_setting_is_read(tmp_path: Path) -> None:
     assert (settings.processor_id, settings.processor_name, settings.node_id) == ("p:1", "First of all", "n-1")
     assert (settings.mongo_url, settings.mongo_database) == ("mongodb://db/?replicaSet=rs", "other")
     assert (settings.home, settings.host, settings.port) == (tmp_path, "::1", 0)
-    assert (settings.log_level, settings.idle_timeout_s, settings.deployment_secret) == ("DEBUG", 1.5, "hush")
+    assert (settings.log_level, settings.idle_timeout_s) == ("DEBUG", 1.5)
+    assert settings.node_secret == node_secret("hush", "n-1")
+    assert settings.token_key == token_key("hush", "p:1")
     assert settings.require_token
-    assert "hush" not in repr(settings)
+    for hidden in ("hush", settings.node_secret, settings.token_key):
+        assert hidden not in repr(settings)
     assert (settings.defaults.recall_threshold, settings.defaults.sort_symbols) == (0.0, False)
 
 
@@ -98,3 +112,10 @@ def test_a_pool_node_has_no_processor() -> None:
     by_flag, by_name = from_environment({}, pool=True), from_environment({"NODE_POOL": "1"})
     assert by_flag.processor_id is by_name.processor_id is None
     assert by_flag.node_id != by_name.node_id
+
+
+def test_a_pool_node_has_the_secret_that_it_is_given() -> None:
+    """NODE_SECRET is what control calls need, and in nothing that is printed; it says nothing of any token."""
+    settings = from_environment({"NODE_POOL": "1", "NODE_SECRET": "sixteen-of-these", "REQUIRE_TOKEN": "true"})
+    assert (settings.node_secret, settings.token_key) == ("sixteen-of-these", None)
+    assert "sixteen-of-these" not in repr(settings)

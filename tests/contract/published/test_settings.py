@@ -18,6 +18,7 @@ import pytest
 from kato_gateway import settings as gateway_settings
 from kato_node import settings as node_settings
 from kato_node.domain.config import DEFAULT
+from kato_node.wire.tokens import node_secret
 from tests.e2e.gateway_process import eventually, gateway
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -64,6 +65,7 @@ BAD_AT_A_NODE: dict[str, str | None] = {
     "MONGO_URL": "http://x",
     "NODE_ID": "a b",
     "NODE_POOL": "maybe",
+    "NODE_SECRET": "too-short",
     "PORT": "65536",
     "PROCESSOR_ID": "../x",
     "PROCESSOR_NAME": None,
@@ -156,7 +158,7 @@ def test_a_node_does_what_its_settings_say(tmp_path: Path) -> None:
                 eventually(lambda: _answers(client), "an answer at HOST and PORT")
                 status = client.get("/status").json()
                 assert (status["processor_id"], status["processor_name"]) == ("mine", "My own")
-                secret = {"X-Kato-Secret": SECRET}
+                secret = {"X-Kato-Secret": node_secret(SECRET, "node-of-mine")}
                 assert client.get("/control/identity", headers=secret).json()["node_id"] == "node-of-mine"
                 assert_configured(client.get("/genes").json()["genes"])
             assert (tmp_path / "home" / "processors" / "mine.sqlite").exists()
@@ -200,7 +202,9 @@ def test_a_gateway_does_what_its_settings_say(tmp_path: Path) -> None:
         session = running.ask("POST", "/sessions")
         assert session["ttl_seconds"] == 77
         assert_configured(session["session_config"])
-        identity = httpx.get(session["external_url"] + "/control/identity", headers={"X-Kato-Secret": SECRET})
+        node_id = running.ask("GET", f"/nodes/{session['processor_id']}")["node_id"]
+        secret = {"X-Kato-Secret": node_secret(SECRET, node_id)}
+        identity = httpx.get(session["external_url"] + "/control/identity", headers=secret)
         assert identity.json()["processor_id"] == session["processor_id"]
         assert not (tmp_path / "home" / "secret").exists()
     for name in ("NODE_MEMORY_MAX", "NODE_CPUS_MAX"):

@@ -13,7 +13,7 @@ from kato_gateway.domain.errors import NodeFailed, NodeRefused, NodeTimeout
 from kato_gateway.domain.sessions import NodeRecord, bound, claimed, pooled
 from kato_gateway.nodes.client import HttpNodeClient
 from kato_node.wire.control import BindRequest, OpenSession
-from tests.contract.node.serving import SECRET, Served, serving_node
+from tests.contract.node.serving import DEPLOYMENT_SECRET, Served, serving_node
 from tests.integration.gateway.serving import nowhere, talking
 
 SESSION = OpenSession(session_id="s:1@x+y", incarnation="1", config={"persistence": 7})
@@ -33,7 +33,7 @@ def as_bound(node: NodeRecord, *, processor_id: str = "p", epoch: int = 1) -> No
 @pytest.fixture
 async def client() -> AsyncIterator[HttpNodeClient]:
     """An open client that knows the deployment's secret."""
-    client = HttpNodeClient(SECRET)
+    client = HttpNodeClient(DEPLOYMENT_SECRET)
     await client.open()
     yield client
     await client.close()
@@ -104,6 +104,13 @@ async def test_without_the_secret_there_is_nothing(served: Served) -> None:
         await stranger.identity(member(served), timeout_s=5.0)
     assert (refused.value.status, refused.value.code) == (404, "NOT_FOUND")
     await stranger.close()
+
+
+async def test_each_node_has_a_secret_of_its_own(client: HttpNodeClient, served: Served) -> None:
+    """What opens one node of the deployment does not open another one."""
+    with pytest.raises(NodeRefused) as refused:
+        await client.identity(replace(member(served), node_id="node-2"), timeout_s=5.0)
+    assert (refused.value.status, refused.value.code) == (404, "NOT_FOUND")
 
 
 async def test_nobody_there_is_a_failure(client: HttpNodeClient) -> None:

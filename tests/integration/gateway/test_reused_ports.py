@@ -19,21 +19,22 @@ from kato_gateway.domain.policy import LifecyclePolicy
 from kato_gateway.lifecycle import Lifecycle
 from kato_gateway.nodes.client import HttpNodeClient
 from kato_gateway.registry.memory import MemoryRegistry, MemoryTables
+from kato_node.wire.tokens import node_secret
 from tests.integration.gateway.serving import serving
 
 
 @asynccontextmanager
 async def platform(home: Path) -> AsyncIterator[tuple[Lifecycle, aiohttp.ClientSession]]:
     """Run a gateway inside the test, so that its routes are at hand; its nodes are real processes."""
-    secret_file = home / "secret"
-    secret_file.write_text(secrets.token_hex(32))
+    secret = secrets.token_hex(32)
 
     def spec(node_id: str, created_at_s: float) -> NodeSpec:
-        env = {"NODE_POOL": "1", "NODE_ID": node_id, "KATO_HOME": str(home), "DEPLOYMENT_SECRET_FILE": str(secret_file)}
+        own = {"NODE_ID": node_id, "NODE_SECRET": node_secret(secret, node_id)}
+        env = {"NODE_POOL": "1", "KATO_HOME": str(home), **own}
         return NodeSpec(node_id=node_id, deployment="test", env=env, created_at_s=created_at_s)
 
     async with AsyncExitStack() as stack:
-        runtime, nodes = ProcessRuntime(home, "test"), HttpNodeClient(secret_file.read_text())
+        runtime, nodes = ProcessRuntime(home, "test"), HttpNodeClient(secret)
         for part in (runtime, nodes):
             stack.push_async_callback(part.close)
             await part.open()

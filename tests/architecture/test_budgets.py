@@ -19,6 +19,7 @@ _ONE_EACH = "one reading call for each kind of what a registry keeps"
 WIDE_CLASSES: dict[str, str] = {
     "kato_gateway.registry.base.Registry": _ONE_EACH,
     "kato_gateway.registry.memory.MemoryRegistry": _ONE_EACH,
+    "kato_gateway.registry.mongo.MongoRegistry": _ONE_EACH,
     "kato_gateway.registry.sqlite.SqliteRegistry": _ONE_EACH,
 }
 

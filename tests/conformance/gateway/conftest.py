@@ -13,19 +13,24 @@ import pytest
 
 from kato_gateway.registry.base import Registry
 from kato_gateway.registry.memory import MemoryRegistry, MemoryTables
+from kato_gateway.registry.mongo import MongoRegistry
 from kato_gateway.registry.sqlite import SqliteRegistry
 
 MakeRegistry: TypeAlias = Callable[[], Registry]
 Another: TypeAlias = Callable[[], asyncio.Task[Registry]]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "mongo"])
 def make_registry(request: pytest.FixtureRequest, tmp_path: Path) -> MakeRegistry:
     """Make registries, each as another gateway has it, on the same, empty data."""
     if request.param == "memory":
         tables = MemoryTables()
         return lambda: MemoryRegistry(tables)
-    return lambda: SqliteRegistry(tmp_path / "gateway.sqlite")
+    if request.param == "sqlite":
+        return lambda: SqliteRegistry(tmp_path / "gateway.sqlite")
+    url: str = request.getfixturevalue("mongo_url")
+    database: str = request.getfixturevalue("mongo_database")
+    return lambda: MongoRegistry(url, database)
 
 
 @pytest.fixture

@@ -1,0 +1,246 @@
+"""The registry on MongoDB, which all gateways of an installation share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+import pymongo
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.errors import PyMongoError
+
+from kato_gateway.domain.errors import RegistryUnavailable
+from kato_gateway.domain.sessions import NodeRecord, NodeState, SessionRecord
+from kato_gateway.registry.base import Change, GatewayRecord, Leftover, SessionQuery
+from kato_gateway.registry.documents import Plain, conditions, gateway_record, leftover_of, node_record, session_record
+from kato_gateway.registry.mongo_changes import Plan, make, planned
+from kato_gateway.registry.mongo_schema import (
+    FACTS,
+    GATEWAYS,
+    LEFTOVERS,
+    NODES,
+    PROCESSORS,
+    SESSIONS,
+    VERSION,
+    Database,
+    Stored,
+    known,
+    prepare,
+    put,
+)
+
+T = TypeVar("T")
+
+CALL_TIMEOUT_S = 5.0
+CONNECTIONS_MAX = 50
+RETRY_AFTER_S = 2.0
+
+_LIVING_NODES = sorted(state.value for state in NodeState if state is not NodeState.ENDED)
+
+_log = logging.getLogger(__name__)
+
+
+class MongoRegistry:
+    """Sessions and nodes in a MongoDB; what was acknowledged is in the journals of most of its members.
+
+    Every call runs as a task of its own, to its end: a caller that leaves cannot leave a transaction open.
+
+    Args:
+        url: of a replica set; one member is enough.
+        call_timeout_s: within which each call has its answer, in seconds, or raises RegistryUnavailable.
+    """
+
+    def __init__(self, url: str, database: str, *, call_timeout_s: float = CALL_TIMEOUT_S) -> None:
+        self._url = url
+        self._name = database
+        self._timeout_s = call_timeout_s
+        self._client: AsyncMongoClient[Stored] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def open(self) -> None:
+        """See Registry."""
+        opening = self._task(self._opened())
+        try:
+            self._client = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            self._task(_abandoned(opening))
+            raise
+
+    async def close(self) -> None:
+        """See Registry. Calls that are under way are ended first: each has its time."""
+        client, self._client = self._client, None
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        if client is not None:
+            await client.close()
+
+    async def apply(self, changes: Sequence[Change]) -> bool:
+        """See Registry."""
+        plan = planned(changes)
+        return plan is not None and await self._call(lambda database: self._apply(database, plan))
+
+    async def settled(self, name: str, proposed: str) -> str:
+        """See Registry."""
+
+        async def work(database: Database) -> str:
+            fact = {"$setOnInsert": {"value": proposed, "schema": VERSION}}
+            return str(known(await put(database[FACTS], {"_id": name}, fact))["value"])
+
+        return await self._call(work)
+
+    async def session(self, session_id: str) -> SessionRecord | None:
+        """See Registry."""
+        found = await self._find(SESSIONS, {"_id": session_id})
+        return session_record(found[0]) if found else None
+
+    async def sessions(self, query: SessionQuery, *, limit: int, after: str = "") -> Sequence[SessionRecord]:
+        """See Registry."""
+        filters = _filter(query) | ({"_id": {"$gt": after}} if after else {})
+        return [session_record(document) for document in await self._find(SESSIONS, filters, limit=limit)]
+
+    async def count_sessions(self, query: SessionQuery) -> int:
+        """See Registry."""
+        return await self._call(lambda database: database[SESSIONS].count_documents(_filter(query)))
+
+    async def node(self, node_id: str) -> NodeRecord | None:
+        """See Registry."""
+        found = await self._find(NODES, {"_id": node_id})
+        return node_record(found[0]) if found else None
+
+    async def node_of(self, processor_id: str) -> NodeRecord | None:
+        """See Registry."""
+        found = await self._find(NODES, {"holds": processor_id})
+        return node_record(found[0]) if found else None
+
+    async def nodes(self) -> Sequence[NodeRecord]:
+        """See Registry."""
+        return [node_record(document) for document in await self._find(NODES, {})]
+
+    async def count_nodes(self) -> int:
+        """See Registry."""
+        return await self._call(lambda database: database[NODES].count_documents({"state": {"$in": _LIVING_NODES}}))
+
+    async def owner(self, processor_id: str) -> str | None:
+        """See Registry."""
+        found = await self._find(PROCESSORS, {"_id": processor_id})
+        return found[0].get("owner") if found else None
+
+    async def purges(self) -> Sequence[str]:
+        """See Registry."""
+        return [document["_id"] for document in await self._find(PROCESSORS, {"purge_owed": True})]
+
+    async def gateways(self) -> Sequence[GatewayRecord]:
+        """See Registry."""
+        return [gateway_record(document) for document in await self._find(GATEWAYS, {})]
+
+    async def leftovers(self, processor_id: str) -> Sequence[Leftover]:
+        """See Registry. "0" is what follows "/", which no id holds."""
+        of_processor = {"_id": {"$gt": f"{processor_id}/", "$lt": f"{processor_id}0"}}
+        return [leftover_of(document) for document in await self._find(LEFTOVERS, of_processor)]
+
+    async def _find(self, collection: str, filters: Mapping[str, object], *, limit: int | None = None) -> list[Stored]:
+        """Return the documents, by id."""
+
+        async def work(database: Database) -> list[Stored]:
+            cursor = database[collection].find(filters, sort=[("_id", 1)], limit=limit or 0)
+            return [known(stored) for stored in await cursor.to_list()]
+
+        return await self._call(work)
+
+    async def _apply(self, database: Database, plan: Plan) -> bool:
+        if plan.is_one_write:
+            return await make(database, plan)
+
+        async def work(session: AsyncClientSession) -> bool:
+            made = await make(database, plan, session)
+            if not made:
+                await session.abort_transaction()
+            return made
+
+        async with self._taking_turns(plan.touches), database.client.start_session() as session:
+            return await session.with_transaction(work)  # repeats what met a conflict, or a commit in doubt
+
+    @asynccontextmanager
+    async def _taking_turns(self, processor_ids: Iterable[str]) -> AsyncIterator[None]:
+        """Keep this gateway's own transactions on one processor, which would conflict, apart."""
+        async with AsyncExitStack() as stack:
+            for processor_id in sorted(processor_ids):
+                turn = self._turns.get(processor_id)
+                if turn is None:
+                    turn = self._turns[processor_id] = asyncio.Lock()
+                await stack.enter_async_context(turn)
+            yield
+
+    async def _call(self, work: Callable[[Database], Awaitable[T]]) -> T:
+        client = self._client
+        if client is None:
+            raise RegistryUnavailable("The registry is closed.")
+        return await asyncio.shield(self._task(self._bounded(lambda: work(client[self._name]))))
+
+    def _task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _bounded(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Return what the work returns, in time. Raises: RegistryUnavailable."""
+        try:
+            with pymongo.timeout(self._timeout_s):
+                return await work()
+        except PyMongoError as error:
+            _log.warning("registry_failed", extra={"path": self._name, "reason": f"{type(error).__name__}: {error}"})
+            raise RegistryUnavailable(
+                f"The registry's MongoDB is out of reach or refused ({type(error).__name__}); try again in a moment, "
+                "and check that it runs, and MONGO_URL.",
+                retry_after_s=RETRY_AFTER_S,
+            ) from error
+
+    async def _opened(self) -> AsyncMongoClient[Stored]:
+        return await self._bounded(self._connected)
+
+    async def _connected(self) -> AsyncMongoClient[Stored]:
+        # Given here, these hold whatever the URL says; the node's store has the same.
+        client: AsyncMongoClient[Stored] = AsyncMongoClient(
+            self._url,
+            w="majority",
+            journal=True,
+            readConcernLevel="majority",
+            readPreference="primary",
+            retryWrites=True,
+            retryReads=True,
+            timeoutMS=int(self._timeout_s * 1000),
+            serverSelectionTimeoutMS=int(self._timeout_s * 1000),
+            maxPoolSize=CONNECTIONS_MAX,
+            appname="kato-gateway",
+        )
+        try:
+            await prepare(client[self._name])
+        except BaseException:
+            await client.close()
+            raise
+        return client
+
+
+async def _abandoned(opening: asyncio.Task[AsyncMongoClient[Stored]]) -> None:
+    """Let go of what nobody waits for any more, once it is there."""
+    await asyncio.wait([opening])
+    if opening.exception() is None:
+        await opening.result().close()
+
+
+def _filter(query: SessionQuery) -> dict[str, object]:
+    """Return the query's conditions as a filter."""
+    return {name: _condition(relation, values) for name, relation, values in conditions(query)}
+
+
+def _condition(relation: str, values: Sequence[Plain]) -> object:
+    if relation == "<=":
+        return {"$lte": values[0]}
+    return values[0] if len(values) == 1 else {"$in": list(values)}

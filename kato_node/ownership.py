@@ -16,7 +16,6 @@ log = logging.getLogger(__name__)
 
 WATCH_S = 2.0
 FRESH_S = 5.0
-READ_TIMEOUT_S = 2.0
 
 
 class Ownership:
@@ -86,9 +85,8 @@ class Ownership:
         """Read the epoch. Raises: Fenced. A store out of reach is noted, not raised."""
         started_s = self.now_s()
         try:
-            async with asyncio.timeout(READ_TIMEOUT_S):
-                epoch = await self._store.read_epoch()
-        except (StoreError, TimeoutError) as error:
+            epoch = await self._store.read_epoch()
+        except StoreError as error:
             log.warning("epoch_unreadable", extra={"reason": repr(error)})
             self._failed_s = self.now_s()
             return

@@ -81,9 +81,13 @@ class Processor:
         """Make sure that the processor is still ours. Raises: Fenced."""
         await self._turns.vouch()
 
+    async def finish(self) -> None:
+        """Take no more calls, and wait for those that run."""
+        await self._turns.close()
+
     async def stop(self) -> None:
         """Finish the calls that run, then let go of everything."""
-        await self._turns.close()
+        await self.finish()
         await _ended(self._tasks)
         self._predictor.close()
         await self._store.close()

@@ -36,6 +36,16 @@ class StoreUnavailable(StoreError):
     """The store cannot be reached or refused, and nothing was written: full disk, no connection, time-out."""
 
 
+class StoreFull(StoreUnavailable):
+    """The store has no room: nothing was written, and the same call succeeds once there is some."""
+
+    retry_after_s = 5.0
+
+
+class StoreUnreachable(StoreUnavailable):
+    """There is no way to the store just now: whoever asks again may find it."""
+
+
 class CommitUnknown(StoreError):
     """The commit was sent and no answer came: it may or may not be durable. Reload before the next turn."""
 

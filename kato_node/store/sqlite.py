@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +22,7 @@ from kato_node.store.base import (
     ProcessorRecord,
     SessionRecord,
     StoreError,
+    StoreFull,
     StoreUnavailable,
 )
 from kato_node.store.documents import Row, SessionDelta, Track, TrackDelta
@@ -27,9 +30,11 @@ from kato_node.thread import DedicatedThread
 
 T = TypeVar("T")
 Value = str | int | bytes | None
+Statement = tuple[str, Sequence[tuple[Value, ...]]]  # and the values of each time that it runs
 
 SCHEMA_VERSION = 1  # of the tables; the documents in them have their own
 LOCK_WAIT_S = 5.0
+WAL_KEPT_BYTES_MAX = 16 * 1024 * 1024  # what a large commit leaves of the -wal, once the file itself has it all
 PAGE_ROWS = 1_000  # rows loaded per visit to the thread
 
 # Rows lie in the order of their keys: what an observation adds to a session stands together, after what came before.
@@ -49,7 +54,6 @@ COMMIT;
 """
 
 _ADVICE = {
-    sqlite3.SQLITE_FULL: "the disk is full; free some space",
     sqlite3.SQLITE_BUSY: "another process holds its lock; stop that process",
     sqlite3.SQLITE_LOCKED: "another process holds its lock; stop that process",
     sqlite3.SQLITE_CORRUPT: "it is damaged; restore it from a backup",
@@ -59,6 +63,9 @@ _ADVICE = {
     sqlite3.SQLITE_READONLY: "it may not be written; check the permissions of KATO_HOME",
     sqlite3.SQLITE_IOERR: "the disk failed; see the system's log",
 }
+
+_MAY_BE_FULL = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+_ROOM_BYTES = 64 * 1024  # the least that opening a file takes: its -wal, and its -shm of 32 KiB
 
 # Errors of COMMIT after which SQLite has rolled back, or still can: its last frame was never written whole.
 _NOT_COMMITTED = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY)
@@ -90,8 +97,10 @@ class SqliteStore:
         """See Store."""
         thread, self._thread = self._thread, None
         if thread is not None:
-            await thread.run(self._disconnect)
-            thread.stop()
+            try:
+                await thread.run(self._disconnect)
+            finally:
+                thread.stop()
 
     async def bind(self) -> ProcessorRecord:
         """See Store."""
@@ -191,17 +200,13 @@ class SqliteStore:
 
     def _commit(self, sessions: Sequence[SessionDelta], ltm: LtmChange, epoch: int) -> None:
         connection = self._connected()
+        statements = _statements(sessions, ltm, self._processor_id)
         with self._mapped():
             connection.execute("BEGIN IMMEDIATE")
             try:
                 self._fence(connection, epoch)
-                for delta in sessions:
-                    _write_session(connection, delta)
-                _write_ltm(connection, ltm)
-                if ltm.cleared or ltm.dimensionless or ltm.dimension is not None:
-                    connection.execute(
-                        "UPDATE processor SET dimension = ? WHERE id = ?", (ltm.dimension, self._processor_id)
-                    )
+                for sql, rows in statements:
+                    connection.executemany(sql, rows)
             except BaseException:
                 self._roll_back(connection)
                 raise
@@ -238,12 +243,31 @@ class SqliteStore:
             raise self._unavailable(error) from error
 
     def _unavailable(self, error: Exception) -> StoreUnavailable:
+        if self._is_full(error):
+            return StoreFull(
+                f"The database file of processor {self._processor_id!r}: the disk is full; free some space."
+            )
         return StoreUnavailable(self._message(error))
+
+    def _is_full(self, error: Exception) -> bool:
+        """Whether it failed for want of room: SQLite says so of files that grow, but not of those that it maps."""
+        if isinstance(error, OSError):
+            return error.errno in {errno.ENOSPC, errno.EDQUOT}
+        return _code(error) == sqlite3.SQLITE_FULL or (_code(error) in _MAY_BE_FULL and _has_no_room(self._path))
 
     def _message(self, error: Exception) -> str:
         reason = error.strerror if isinstance(error, OSError) else error  # an OSError's text has the path in it
         advice = _ADVICE.get(_code(error), f"it cannot be used ({reason}); check KATO_HOME")
         return f"The database file of processor {self._processor_id!r}: {advice}."
+
+
+def _has_no_room(path: Path) -> bool:
+    try:
+        found = os.statvfs(path.parent)
+    except OSError:
+        return False
+    no_names = found.f_files > 0 and found.f_favail == 0  # where there is no such limit, both are 0
+    return no_names or found.f_bavail * found.f_frsize < _ROOM_BYTES
 
 
 def _code(error: Exception) -> int:
@@ -257,6 +281,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         version = _schema_version(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES_MAX}")
         if version < SCHEMA_VERSION:
             connection.executescript(_SCHEMA)
     except BaseException:
@@ -274,41 +299,47 @@ def _schema_version(connection: sqlite3.Connection) -> int:
     return int(version)
 
 
-def _write_session(connection: sqlite3.Connection, delta: SessionDelta) -> None:
+def _statements(sessions: Sequence[SessionDelta], ltm: LtmChange, processor_id: str) -> Sequence[Statement]:
+    """Return what a commit writes behind its fence, ready to run: while the transaction is open, others are locked."""
+    statements = [statement for delta in sessions for statement in _of_session(delta)]
+    statements += _of_ltm(ltm)
+    if ltm.cleared or ltm.dimensionless or ltm.dimension is not None:
+        statements.append(("UPDATE processor SET dimension = ? WHERE id = ?", [(ltm.dimension, processor_id)]))
+    return statements
+
+
+def _of_session(delta: SessionDelta) -> Iterator[Statement]:
     if delta.replaced:
-        connection.execute("DELETE FROM sessions WHERE id = ?", (delta.session_id,))
-        connection.execute("DELETE FROM session_rows WHERE session = ?", (delta.session_id,))
+        yield "DELETE FROM sessions WHERE id = ?", [(delta.session_id,)]
+        yield "DELETE FROM session_rows WHERE session = ?", [(delta.session_id,)]
     if delta.head is not None:
-        connection.execute("INSERT OR REPLACE INTO sessions VALUES (?, ?)", (delta.session_id, delta.head))
+        yield "INSERT OR REPLACE INTO sessions VALUES (?, ?)", [(delta.session_id, delta.head)]
     for track in delta.tracks:
-        _write_track(connection, delta.session_id, track)
+        yield from _of_track(delta.session_id, track)
 
 
-def _write_track(connection: sqlite3.Connection, session_id: str, delta: TrackDelta) -> None:
+def _of_track(session_id: str, delta: TrackDelta) -> Iterator[Statement]:
     bounds = (("<", delta.below), (">", delta.above))
     for comparison, number in bounds:
         if number is not None:
-            connection.execute(
-                f"DELETE FROM session_rows WHERE session = ? AND track = ? AND number {comparison} ?",  # noqa: S608
-                (session_id, delta.track, number),
-            )
-    connection.executemany(
-        "INSERT OR REPLACE INTO session_rows VALUES (?, ?, ?, ?)",
-        [(session_id, number, delta.track, text) for number, text in delta.rows],
-    )
+            sql = f"DELETE FROM session_rows WHERE session = ? AND track = ? AND number {comparison} ?"  # noqa: S608
+            yield sql, [(session_id, delta.track, number)]
+    if delta.rows:
+        rows = [(session_id, number, delta.track, text) for number, text in delta.rows]
+        yield "INSERT OR REPLACE INTO session_rows VALUES (?, ?, ?, ?)", rows
 
 
-def _write_ltm(connection: sqlite3.Connection, change: LtmChange) -> None:
+def _of_ltm(change: LtmChange) -> Iterator[Statement]:
     if change.cleared:
-        connection.execute("DELETE FROM patterns")
-        connection.execute("DELETE FROM vectors")
-    for pattern in change.put:
-        connection.execute(
-            "INSERT OR REPLACE INTO patterns VALUES (?, ?)", (pattern.name, documents.pattern_text(pattern))
-        )
-    for name in change.deleted:
-        connection.execute("DELETE FROM patterns WHERE name = ?", (name,))
-    for symbol in change.forgotten:
-        connection.execute("DELETE FROM vectors WHERE symbol = ?", (symbol,))
-    for symbol, vector in change.vectors:
-        connection.execute("INSERT OR REPLACE INTO vectors VALUES (?, ?)", (symbol, documents.vector_bytes(vector)))
+        yield "DELETE FROM patterns", [()]
+        yield "DELETE FROM vectors", [()]
+    if change.put:
+        patterns = [(pattern.name, documents.pattern_text(pattern)) for pattern in change.put]
+        yield "INSERT OR REPLACE INTO patterns VALUES (?, ?)", patterns
+    if change.deleted:
+        yield "DELETE FROM patterns WHERE name = ?", [(name,) for name in change.deleted]
+    if change.forgotten:
+        yield "DELETE FROM vectors WHERE symbol = ?", [(symbol,) for symbol in change.forgotten]
+    if change.vectors:
+        vectors = [(symbol, documents.vector_bytes(vector)) for symbol, vector in change.vectors]
+        yield "INSERT OR REPLACE INTO vectors VALUES (?, ?)", vectors

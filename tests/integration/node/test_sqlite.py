@@ -6,9 +6,10 @@ import asyncio
 import sqlite3
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -208,14 +209,21 @@ class Connection(sqlite3.Connection):
 
     def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
         """Run a statement, or fail."""
-        if self.script and sql.startswith(self.script[0][0]):
-            _, code, done = self.script.pop(0)
-            if done:
-                super().execute(sql, *values)  # type: ignore[arg-type]
-            error = sqlite3.OperationalError("as told")
-            error.sqlite_errorcode = code
-            raise error
-        return super().execute(sql, *values)  # type: ignore[arg-type]
+        return self._as_told(sql, partial(super().execute, sql, *values))  # type: ignore[arg-type]
+
+    def executemany(self, sql: str, rows: object) -> sqlite3.Cursor:
+        """Run a statement with each row, or fail."""
+        return self._as_told(sql, partial(super().executemany, sql, rows))  # type: ignore[arg-type]
+
+    def _as_told(self, sql: str, run: Callable[[], sqlite3.Cursor]) -> sqlite3.Cursor:
+        if not self.script or not sql.startswith(self.script[0][0]):
+            return run()
+        _, code, done = self.script.pop(0)
+        if done:
+            run()
+        error = sqlite3.OperationalError("as told")
+        error.sqlite_errorcode = code
+        raise error
 
 
 class Driver:

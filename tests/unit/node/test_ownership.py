@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from kato_node import ownership
+from kato_node import guard, ownership
 from kato_node.domain.errors import DomainError
 from kato_node.domain.limits import Limits
 from kato_node.errors import ServiceError
@@ -165,7 +165,7 @@ async def _degraded(node: Node) -> None:
 
 async def test_a_store_that_hangs_is_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reading that gets no answer in time counts as failed; the read answers, marked."""
-    monkeypatch.setattr(ownership, "READ_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(guard, "EPOCH_MAX_S", 0.01)
     disk, clock = MemoryDisk(), Clock()
     async with running(disk, sessions=["s"], clock=clock) as node:
         disk.gate.clear()

@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 STARTED_AT := $(shell date +%s)
 
-.PHONY: help up demo test check format docs bench lock clean image base-image test-mongo-image
+.PHONY: help up demo test check format docs bench lock clean image base-image test-mongo-image compose-up compose-down
 
 help: ## Show what can be asked for
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
@@ -43,6 +43,12 @@ image: $(VENV)/bin/python ## Build the Docker image kato-platform:<version> (BAS
 
 base-image: ## Build the base image kato-base:bookworm from Debian's packages, for where no registry can be reached
 	@exec .ci/base-image
+
+compose-up: ## Start everything with Docker: MongoDB, the gateway on 127.0.0.1:8000, the node kato-primary on 8001
+	@exec .ci/compose up
+
+compose-down: ## Stop all of that, nodes included; MongoDB's volume stays
+	@exec .ci/compose down
 
 # The tests' stand-in for MongoDB, where its own image cannot be had.
 test-mongo-image: $(VENV)/bin/python

@@ -1,7 +1,8 @@
 """Runs one node: `python -m kato_node` for one processor, `--pool` for a node that is bound later.
 
-Exit status: 0 drained (SIGTERM, SIGINT, a control call) or idle; 1 could not start, or failed; 2 bad settings;
-3 fenced: another node took the processor over. What went wrong is one line on stderr, never a traceback.
+Exit status: 0 drained (SIGTERM, SIGINT, a control call) or idle; 1 could not start, failed, or ended without waiting
+longer for storage that does not answer; 2 bad settings; 3 fenced: another node took the processor over. What went
+wrong is one line on stderr, never a traceback.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from kato_node.wire.server import Server, server_config
 
 OKAY, FAILED, BAD_SETTINGS, FENCED = 0, 1, 2, 3
 _BACKLOG = 2_048
-_GRACE_S = 10  # for replies on their way out, once everything is applied
+_GRACE_S = 2  # for replies on their way out, once everything is applied; see DRAIN_MAX_S
 _log = logging.getLogger("kato_node")
 
 
@@ -95,7 +96,9 @@ async def _started(settings: Settings, listener: socket.socket) -> int:
     _log.info("node_started", extra=facts)
     await serve(node, settings, listener)
     _log.info("node_stopped", extra={**facts, "reason": node.stop_reason})
-    return FENCED if node.stop_reason == "fenced" else OKAY
+    if node.stop_reason == "fenced":
+        return FENCED
+    return FAILED if node.gave_up else OKAY
 
 
 async def serve(node: Node, settings: Settings, listener: socket.socket) -> None:

@@ -94,6 +94,19 @@ class TooManyCalls(ServiceError):
         )
 
 
+class NodeOverloaded(ServiceError):
+    """The sessions of this node have too many unanswered mutating calls together."""
+
+    code = "RATE_LIMITED"
+    retry_after_s = 1.0
+
+    def __init__(self, unanswered_max: int) -> None:
+        super().__init__(
+            f"This node has {unanswered_max} unanswered calls; try again when it has answered some of them.",
+            {"node_unanswered_max": unanswered_max},
+        )
+
+
 class TooManySessions(ServiceError):
     """The processor keeps as many sessions as one node may."""
 

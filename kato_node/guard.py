@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 # Longer than the stores' own limits, which tell what is the matter: 5 s for a lock, 5 s for a server.
 CALL_MAX_S = 10.0
+COMMIT_MAX_S = 15.0  # which may be tried again by the store itself
 EPOCH_MAX_S = 2.0  # for a reading of the epoch, which an answer to a read waits for
 CLOSE_MAX_S = 0.5
 SLOW_S = 1.0  # what fails sooner is no reason to stop asking
@@ -164,7 +165,7 @@ class GuardedStore:
     async def commit(self, batch: Batch, *, epoch: int) -> None:
         """See Store."""
         try:
-            async with self._answer(CALL_MAX_S, self._writing):
+            async with self._answer(COMMIT_MAX_S, self._writing):
                 await self._store.commit(batch, epoch=epoch)
         except _Unanswered as error:
             raise CommitUnknown("The store did not answer the commit in time.") from error

@@ -33,8 +33,8 @@ _BREATHER = 64  # observations of a sequence after which other calls have their 
 class ProcessorService:
     """The mutating operations of one bound processor (api.md, section 1).
 
-    Every call may raise: SessionNotFound, TooManyCalls, WrongNode (the node has ended), and of the store
-    StoreUnavailable (nothing applied), CommitUnknown (applied or not: repeat with the same key), Fenced.
+    Every call may raise: SessionNotFound, TooManyCalls, NodeOverloaded, WrongNode (the node has ended), and of the
+    store StoreUnavailable (nothing applied), CommitUnknown (applied or not: repeat with the same key), Fenced.
     Any session_id may be None: the processor's own session, or the session `default`, which is made at its first use.
     """
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 
 from kato_node.domain.config import Config
 from kato_node.domain.state import EMPTY, Stm
-from kato_node.errors import SessionNotFound, TooManyCalls, TooManySessions, WrongIncarnation
+from kato_node.errors import NodeOverloaded, SessionNotFound, TooManyCalls, TooManySessions, WrongIncarnation
 from kato_node.store.base import SessionRecord, Store, effective, kept_in_memory
 from kato_node.writer import Writer
 
 DEFAULT_SESSION = "default"
 SESSIONS_MAX = 1_000
 UNANSWERED_MAX = 64
+NODE_UNANSWERED_MAX = 4_096  # each keeps a body in memory while the store is slow
 CHECKPOINTS_MAX = 100
 
 
@@ -133,6 +134,7 @@ class Sessions:
         self._writer = writer
         self._defaults = defaults
         self._sessions = {name: Session(name, defaults=defaults, loaded=False) for name in stored}
+        self._unanswered = 0
 
     @property
     def ids(self) -> Sequence[str]:
@@ -195,14 +197,18 @@ class Sessions:
                 session.assign(await self._store.load_session(session.session_id))
 
     def admit(self, session: Session) -> None:
-        """Count one more call that waits for its turn. Raises: TooManyCalls."""
+        """Count one more call that waits for its turn. Raises: TooManyCalls, NodeOverloaded."""
         if session.unanswered >= UNANSWERED_MAX:
             raise TooManyCalls(session.session_id, UNANSWERED_MAX)
+        if self._unanswered >= NODE_UNANSWERED_MAX:
+            raise NodeOverloaded(NODE_UNANSWERED_MAX)
         session.unanswered += 1
+        self._unanswered += 1
 
     def release(self, session: Session) -> None:
         """Count one call less; forget a session that does not exist and that nobody waits for."""
         session.unanswered -= 1
+        self._unanswered -= 1
         if not (session.exists or session.unanswered or session.listeners):
             self._sessions.pop(session.session_id, None)
 

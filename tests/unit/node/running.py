@@ -10,7 +10,7 @@ from typing import cast
 from kato_node.domain.config import DEFAULT, Config
 from kato_node.domain.limits import LIMITS, Limits
 from kato_node.domain.observation import Observation
-from kato_node.node import UNASKED_MAX_S, BindSpec, Node
+from kato_node.node import DRAIN_MAX_S, UNASKED_MAX_S, BindSpec, Node
 from kato_node.service import Reply, RetryKey
 from kato_node.store.base import SessionRecord, Store
 from kato_node.store.memory import MemoryDisk, MemoryStore
@@ -38,6 +38,7 @@ def new_node(
     clock: Callable[[], float] | None = None,
     open_store: Callable[[str], Store] | None = None,
     unasked_max_s: float = UNASKED_MAX_S,
+    drain_max_s: float = DRAIN_MAX_S,
 ) -> Node:
     """Return a node that is not bound yet."""
     return Node(
@@ -47,6 +48,7 @@ def new_node(
         limits=limits,
         clock_s=clock or Clock(),
         unasked_max_s=unasked_max_s,
+        drain_max_s=drain_max_s,
     )
 
 

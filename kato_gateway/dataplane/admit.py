@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs, quote_from_bytes, unquote_to_bytes
 
 from kato_gateway.domain.owners import DEFAULT_SESSION, KeyTable
-from kato_node.wire import headers
+from kato_node.wire import docs, headers
 from kato_node.wire.control import ID_PATTERN
 from kato_node.wire.operations import OPERATIONS, Operation
 from kato_node.wire.origins import foreign
@@ -31,7 +31,7 @@ WEBSOCKET = "WEBSOCKET"
 NOT_AT_ROOT = frozenset({"/health", "/metrics", "/status"})
 """Operations that are the gateway's own at its root."""
 
-WITHOUT_KEY = frozenset({b"/health", b"/ready", b"/docs", b"/openapi.json"})
+WITHOUT_KEY = frozenset({b"/health", b"/ready", *(path.encode() for path in docs.PATHS)})
 """Paths of the gateway's own that ask for no key: whether it serves, and what it could be asked."""
 
 _ID = re.compile(ID_PATTERN)

@@ -21,7 +21,7 @@ from kato_node.node import Node
 from kato_node.settings import Settings
 from kato_node.wire import headers, openapi
 from kato_node.wire.errors import ErrorReply
-from kato_node.wire.web import BodyLimit, error_response, explain, install_errors
+from kato_node.wire.web import BodyLimit, add_docs, error_response, explain, install_errors
 
 _DESCRIPTION = "One processor: a deterministic memory for sequences. "
 
@@ -35,9 +35,11 @@ def create_app(node: Node, settings: Settings) -> FastAPI:
         title="KATO node",
         version=kato_node.__version__,
         redirect_slashes=False,
+        docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
+    add_docs(app)
     secret = settings.node_secret
     sockets = websocket_routes(
         node, lambda error: explain(error, translate), message_bytes_max=settings.ws_message_bytes_max

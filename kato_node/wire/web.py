@@ -17,21 +17,24 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TypeVar
 
 from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kato_node.wire import headers, logs, strict_json
+from kato_node.wire import docs, headers, logs, strict_json
 from kato_node.wire.errors import BodyStalled, BodyTooLarge, ErrorReply, InvalidRequest, WireError, pydantic_errors
 
 Translate = Callable[[Exception], ErrorReply | None]
@@ -321,6 +324,34 @@ class _Reply:
         if self.session_id is not None:
             stamped[headers.SESSION] = self.session_id
         message["headers"] = stamped.raw
+
+
+def add_docs(app: FastAPI) -> None:
+    """Serve Swagger UI, with its script and style from this server: made for an app with `docs_url=None`."""
+    page = get_swagger_ui_html(
+        openapi_url=docs.OPENAPI,
+        title=app.title,
+        swagger_js_url=docs.SCRIPT,
+        swagger_css_url=docs.STYLE,
+        swagger_favicon_url="data:,",
+        swagger_ui_parameters={"docExpansion": "none"},
+    )
+
+    async def show(request: Request) -> Response:  # noqa: ARG001 - the framework's signature
+        return page
+
+    app.add_route(docs.PAGE, show, include_in_schema=False)
+    for path in (docs.SCRIPT, docs.STYLE):
+        app.add_route(path, _docs_file, include_in_schema=False)
+
+
+async def _docs_file(request: Request) -> Response:
+    """Send one of Swagger UI's files as fastapi-offline brings them; that package itself is not imported."""
+    found = find_spec("fastapi_offline")
+    assert found is not None, "a dependency of this package"
+    assert found.origin is not None, "a package of files"
+    path = Path(found.origin).parent / "static" / request.url.path.rpartition("/")[2]
+    return FileResponse(path, headers={"Cache-Control": "max-age=86400"})
 
 
 async def _nothing() -> Message:

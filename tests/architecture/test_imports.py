@@ -26,7 +26,7 @@ SERVICE_ROOMS = {
 
 def services(package: str) -> tuple[str, ...]:
     """Return a package's services: the modules of its service rooms, all but the settings and the program."""
-    apart = (f"{package}.settings", f"{package}.__main__")
+    apart = (f"{package}.settings", f"{package}.__main__", f"{package}.wiring")
     inside = (module.name for module in modules() if not module.is_package)
     return tuple(name for name in inside if name.rpartition(".")[0] in SERVICE_ROOMS[package] and name not in apart)
 
@@ -85,7 +85,12 @@ RULES = (
     Rule(
         prefix="kato_gateway.__main__",
         own="kato_gateway",
-        may=("uvloop", "aiohttp", "fastapi", "kato_gateway", "container_manager", "kato_node.wire"),
+        may=("uvloop", "fastapi", "kato_gateway", "container_manager", "kato_node.wire"),
+    ),
+    Rule(
+        prefix="kato_gateway.wiring",
+        own="kato_gateway",
+        may=("fastapi", "kato_gateway", "container_manager", "kato_node.wire"),
     ),
     Rule(prefix="container_manager", own="container_manager", may=()),
     Rule(
@@ -124,6 +129,7 @@ WEB = (
     "fastapi",
     "fastapi.dependencies.models",
     "fastapi.exceptions",
+    "fastapi.openapi.docs",
     "fastapi.routing",
     "starlette.datastructures",
     "starlette.exceptions",
@@ -156,7 +162,12 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
         "pymongo.errors": "explains a MONGO_URL that the driver refuses; imported only when there is one",
     },
     "kato_gateway.__main__": {
+        "kato_node.settings": "says what is wrong with the defaults of nodes as with its own settings",
+    },
+    "kato_gateway.wiring": {
         "kato_node.settings": "checks the defaults that it hands to nodes by the nodes' own rules, before any starts",
+        "pymongo.errors": "explains a MONGO_URL that the driver refuses; imported only when there is one",
+        "pymongo.uri_parser": "reads a MONGO_URL before anything is started; imported only when there is one",
     },
 }
 
@@ -190,6 +201,12 @@ def _within(name: str, prefixes: tuple[str, ...]) -> bool:
 def test_a_module_imports_only_what_its_room_may(module: Module) -> None:
     """Each module imports only what the table of the architecture allows its layer."""
     assert forbidden(module) == []
+
+
+def test_the_program_alone_chooses_the_parts() -> None:
+    """What knows every concrete part of the gateway is imported by its program, and by nothing else."""
+    importers = {module.name for module in modules() if "kato_gateway.wiring" in imports(module)}
+    assert importers == {"kato_gateway.__main__"}
 
 
 def test_exceptions_are_used() -> None:

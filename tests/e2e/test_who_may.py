@@ -15,13 +15,14 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from kato_node.wire import docs
 from kato_node.wire.tokens import node_secret, token_key
 from tests.e2e.gateway_process import PATIENCE_S, Gateway, Json, gateway, start
 
 Headers = dict[str, str]
 KEYS = {"ann": "ann-has-the-first-key", "bob": "bob-has-the-second-key"}
 WRONG = "a-key-that-nobody-has"
-OPEN = {"/health", "/ready", "/docs", "/openapi.json"}
+OPEN = {"/health", "/ready"} | docs.PATHS
 KATO_TOKEN = re.compile(r"kato1\.[\w-]+\.[\w-]+")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import httpx
 
-from kato_node.wire import schemas, sessions
+from kato_node.wire import docs, schemas, sessions
 from kato_node.wire.operations import OPERATIONS
 from tests.contract.node.serving import Served, serving_node
 
@@ -55,10 +55,16 @@ async def test_errors_are_what_the_document_says(served: Served) -> None:
 
 
 async def test_the_documentation_is_a_page(served: Served) -> None:
-    """GET /docs is HTML that shows /openapi.json; there is no second documentation."""
+    """GET /docs shows /openapi.json with what this server has, and nothing of elsewhere; there is no second page."""
     page = await served.http.get("/docs")
     assert page.headers["content-type"].startswith("text/html")
     assert "/openapi.json" in page.text
+    assert "://" not in page.text
+    for path, kind in ((docs.SCRIPT, "text/javascript"), (docs.STYLE, "text/css")):
+        assert path in page.text
+        file = await served.http.get(path)
+        assert file.headers["content-type"].startswith(kind)
+        assert "swagger-ui" in file.text
     assert (await served.http.get("/redoc")).status_code == 404
 
 

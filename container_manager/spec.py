@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+_OWN = frozenset({"NODE_ID", "NODE_SECRET"})
+
 
 class Liveness(Enum):
     """What the runtime knows. Only DEAD lets a route or a record go; nothing is stopped or removed while UNKNOWN."""
@@ -61,8 +63,9 @@ class NodeSpec:
 
     @property
     def spec_hash(self) -> str:
-        """Equal for two specs that make interchangeable nodes; the id and the date are not part of it."""
-        facts = [self.role, sorted(self.env.items()), self.image, self.memory_max_bytes, self.cpus_max]
+        """Equal for two specs that make interchangeable nodes; what is one node's own is not part of it."""
+        shared = sorted(item for item in self.env.items() if item[0] not in _OWN)
+        facts = [self.role, shared, self.image, self.memory_max_bytes, self.cpus_max]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

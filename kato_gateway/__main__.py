@@ -22,34 +22,22 @@ from fastapi import FastAPI
 
 from container_manager.errors import ContainerError, RuntimeUnavailable
 from container_manager.runtime import Runtime
-from container_manager.runtimes.process import ProcessRuntime
-from container_manager.spec import Liveness, NodeSpec
-from kato_gateway.api.app import BODY_BYTES_MAX, create_app
-from kato_gateway.dataplane.attempts import Limits
-from kato_gateway.dataplane.proxy import new_client
+from container_manager.spec import Liveness
+from kato_gateway import wiring
+from kato_gateway.api.app import BODY_BYTES_MAX
 from kato_gateway.domain.errors import GatewayError
-from kato_gateway.domain.policy import LifecyclePolicy
-from kato_gateway.ground import NewSpec
-from kato_gateway.home import HomeError, deployment_id, deployment_secret, held
-from kato_gateway.lifecycle import Lifecycle
-from kato_gateway.nodes.admission import available_bytes
-from kato_gateway.nodes.client import HttpNodeClient
-from kato_gateway.registry.sqlite import SqliteRegistry
+from kato_gateway.home import HomeError, deployment_secret, held
 from kato_gateway.settings import Settings, SettingsError, from_environment
+from kato_gateway.wiring import CannotStart
 from kato_node import settings as node_settings
 from kato_node.wire import logs
 from kato_node.wire.server import Server, server_config
-from kato_node.wire.tokens import node_secret
 
 OKAY, FAILED, BAD_SETTINGS, INTERRUPTED = 0, 1, 2, 130
 _BACKLOG = 2_048
 _GRACE_S = 10  # for calls under way
 _KILL_PAUSES_S = (0.0, 0.1, 0.2, 0.5, 1.0)  # between looks for nodes that live, or while none can be told
 _log = logging.getLogger("kato_gateway")
-
-
-class CannotStart(Exception):
-    """Something outside stands in the way; the text is one line that says what to do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,12 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started_at_s = parser.parse_args(arguments).started_at
     try:
         settings = from_environment(os.environ)
+        wiring.check(settings)
         with held(settings.home):
-            spec = _node_specs(settings)
+            deployment_secret(settings.home, settings.secret_file)
             with closing(_listening(settings)) as listener:
                 logs.configure(settings.log_level)
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                    runner.run(_run(settings, spec, listener, started_at_s))
+                    runner.run(_run(settings, listener, started_at_s))
     except (SettingsError, node_settings.SettingsError) as error:
         return _failed(error, BAD_SETTINGS)
     except (CannotStart, HomeError, GatewayError, ContainerError) as error:
@@ -72,35 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return OKAY
-
-
-def _node_specs(settings: Settings) -> NewSpec:
-    """Return what makes the specification of a node of the pool.
-
-    Raises: HomeError; the node's SettingsError for defaults that no node would start with.
-    """
-    deployment = deployment_id(settings.home)
-    shared = {
-        **settings.config,
-        "NODE_POOL": "1",
-        "KATO_HOME": str(settings.home),
-        "LOG_LEVEL": settings.log_level,
-        **({"REQUIRE_TOKEN": "true"} if settings.keys else {}),
-    }
-    node_settings.from_environment(shared)
-    secret = deployment_secret(settings.home, settings.secret_file).read_text("ascii").strip()
-
-    def spec(node_id: str, created_at_s: float) -> NodeSpec:
-        return NodeSpec(
-            node_id=node_id,
-            deployment=deployment,
-            env={**shared, "NODE_ID": node_id, "NODE_SECRET": node_secret(secret, node_id)},
-            created_at_s=created_at_s,
-            memory_max_bytes=settings.node_memory_max_bytes,
-            cpus_max=settings.node_cpus_max,
-        )
-
-    return spec
 
 
 def _listening(settings: Settings) -> socket.socket:
@@ -114,50 +74,21 @@ def _listening(settings: Settings) -> socket.socket:
         raise CannotStart(message) from error
 
 
-async def _run(settings: Settings, spec: NewSpec, listener: socket.socket, started_at_s: float | None) -> None:
-    """Run from the first node to the last. Raises: GatewayError, ContainerError."""
+async def _run(settings: Settings, listener: socket.socket, started_at_s: float | None) -> None:
+    """Run from the first node to the last. Raises: CannotStart, HomeError, GatewayError, ContainerError."""
     signals = _Signals(settings.home)
     async with AsyncExitStack() as stack:
-        lifecycle, runtime, app = await _opened(settings, spec, stack)
-        _say_what_is_not_enforced(settings, runtime)
+        connecting = asyncio.ensure_future(wiring.connected(settings, stack, say=_say))
+        if not await _unless(signals.stop, connecting):
+            return
+        parts = connecting.result()
+        _say_what_is_not_enforced(settings, parts.runtime)
         try:
-            if await _unless(signals.stop, lifecycle.start()):
-                await _serve(app, listener, signals, _welcome(settings, listener, started_at_s))
+            if await _unless(signals.stop, parts.lifecycle.start()):
+                await _serve(parts.app, listener, signals, _welcome(settings, listener, started_at_s, parts.chosen))
         finally:
-            if not await _unless(signals.hurry, lifecycle.stop()):
-                await _kill_all(runtime)
-
-
-async def _opened(settings: Settings, spec: NewSpec, stack: AsyncExitStack) -> tuple[Lifecycle, Runtime, FastAPI]:
-    """Choose and connect the parts; `stack` takes them apart again."""
-    limits = Limits()
-    secret = deployment_secret(settings.home, settings.secret_file).read_text("ascii").strip()
-    runtime = ProcessRuntime(settings.home, spec("", 0.0).deployment)
-    registry = SqliteRegistry(settings.home / "gateway.sqlite")
-    nodes = HttpNodeClient(secret)
-    for part in (registry, runtime, nodes):
-        stack.push_async_callback(part.close)
-        await part.open()
-    client = await stack.enter_async_context(new_client(limits))
-    lifecycle = Lifecycle(
-        registry=registry,
-        runtime=runtime,
-        client=nodes,
-        new_spec=spec,
-        policy=_policy(settings),
-        secret=secret,
-        memory=available_bytes,
-    )
-    app = create_app(lifecycle, client, runtime=runtime.name, limits=limits, keys=settings.keys)
-    return lifecycle, runtime, app
-
-
-def _policy(settings: Settings) -> LifecyclePolicy:
-    return LifecyclePolicy(
-        warm_pool_size=settings.warm_pool_size,
-        idle_timeout_s=settings.idle_timeout_s,
-        session_ttl_s=settings.session_ttl_s,
-    )
+            if not await _unless(signals.hurry, parts.lifecycle.stop()):
+                await _kill_all(parts.runtime)
 
 
 async def _serve(app: FastAPI, listener: socket.socket, signals: _Signals, welcome: str) -> None:
@@ -240,11 +171,12 @@ async def _killed(runtime: Runtime) -> Sequence[str]:
     return alive
 
 
-def _welcome(settings: Settings, listener: socket.socket, started_at_s: float | None) -> str:
+def _welcome(settings: Settings, listener: socket.socket, started_at_s: float | None, chosen: str) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"http://{host}:{listener.getsockname()[1]}"
     took = "" if started_at_s is None else f", ready after {time.time() - started_at_s:.1f} s"
-    return f"KATO serves at {url} (documentation: {url}/docs){took}; Ctrl-C ends it and its nodes."
+    served = f"KATO serves at {url} (documentation: {url}/docs){took}; Ctrl-C ends it and its nodes."
+    return f"{served}\n{chosen}" if chosen else served
 
 
 def _say(line: str) -> None:

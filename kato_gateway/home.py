@@ -46,16 +46,16 @@ def deployment_id(home: Path) -> str:
     return _made_once(home / "deployment", secrets.token_hex(4))
 
 
-def deployment_secret(home: Path, given: Path | None) -> Path:
-    """Return the file that holds the deployment's secret: `given`, or the home's own, made once.
+def deployment_secret(home: Path, given: Path | None) -> str:
+    """Return the deployment's secret, from the file `given` or the home's own, made once.
 
-    Raises: HomeError if it cannot be read or holds too little.
+    Raises: HomeError if the file cannot be read or holds too little.
     """
     path = home / "secret" if given is None else given
     text = _made_once(path, secrets.token_urlsafe(32)) if given is None else _read(path)
     if len(text) < _SECRET_CHARACTERS_MIN:
         raise HomeError(f"{path} must hold a secret of at least {_SECRET_CHARACTERS_MIN} characters")
-    return path
+    return text
 
 
 def _made_once(path: Path, text: str) -> str:

@@ -8,7 +8,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, TypeAlias
 
+import kato_node
 from kato_gateway.domain.owners import NO_KEYS, BadKeys, KeyTable, key_table
 from kato_node.wire.logs import LEVELS
 
@@ -30,12 +32,16 @@ CONFIG_NAMES = (
 )
 
 _KNOWN_KATO_NAMES = ("KATO_HOME",)
-_UNSUPPORTED = {
-    "MONGO_URL": "MongoDB is not supported yet; unset it to keep everything under KATO_HOME",
-}
 _POOL_MAX = 900
 _DURATION_MAX_S = 10 * 365 * 86_400.0
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+_HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[^\s/@?:,\[\]]+)(?::[0-9]{1,5})?"
+_MONGO_URL = re.compile(rf"mongodb(?:\+srv)?://(?:[^\s/@]*@)?({_HOST}(?:,{_HOST})*)(?:[/?][^\s@]*)?")
+_DATABASE = r"[A-Za-z0-9_-]{1,63}"
+_IMAGE = r"[a-z0-9][A-Za-z0-9._/:@-]{0,255}"
+_NETWORK = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
+
+RuntimeName: TypeAlias = Literal["auto", "process", "docker"]
 
 
 class SettingsError(Exception):
@@ -51,7 +57,10 @@ class Settings:
         home: the folder that holds everything this installation keeps.
         warm_pool_size: booted nodes kept ready for new sessions.
         idle_timeout_s: after which a node without operations stops itself; 0: never.
-        node_memory_max_bytes, node_cpus_max: limits of each node, None for none.
+        mongo_url: of the MongoDB that keeps everything; None: it is kept in files under `home`.
+        node_mongo_url: where containers reach it, if that is not `mongo_url`.
+        node_image, node_network: of containers; network None: one of this installation's own.
+        node_memory_max_bytes, node_cpus_max: limits of each node, None: the runtime's usual ones.
         config: the nodes' defaults, as text, by their names in capitals.
         keys: one of which every request needs; none: whoever reaches us may call.
         secret_file: the deployment's secret; None: the home's own, made when missing.
@@ -64,6 +73,12 @@ class Settings:
     idle_timeout_s: float = 900.0
     session_ttl_s: float = 3600.0
     log_level: str = "INFO"
+    runtime: RuntimeName = "auto"
+    mongo_url: str | None = field(default=None, repr=False)  # either holds a password, as a rule
+    mongo_database: str = "kato"
+    node_mongo_url: str | None = field(default=None, repr=False)
+    node_image: str = f"kato-platform:{kato_node.__version__}"
+    node_network: str | None = None
     node_memory_max_bytes: int | None = None
     node_cpus_max: float | None = None
     secret_file: Path | None = None
@@ -75,7 +90,9 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
     """Return the settings that the environment asks for. Raises: SettingsError, with one line."""
     _refuse_unknown(environment)
     read, default = _Reader(environment), Settings(home=Path())
-    _check_runtime(read.text("RUNTIME", "auto"))
+    runtime = _runtime(read.text("RUNTIME", default.runtime))
+    mongo_url, node_mongo_url = read.mongo_url("MONGO_URL"), read.mongo_url("NODE_MONGO_URL")
+    _check_storage(runtime, mongo_url, node_mongo_url)
     secret_file = read.text("DEPLOYMENT_SECRET_FILE", "")
     keys = _keys(read.text("API_KEYS", ""), read.text("API_KEYS_FILE", ""))
     return Settings(
@@ -86,6 +103,12 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         idle_timeout_s=read.number("IDLE_TIMEOUT_S", default.idle_timeout_s, high=_DURATION_MAX_S),
         session_ttl_s=read.number("SESSION_TTL_S", default.session_ttl_s, high=_DURATION_MAX_S, above_zero=True),
         log_level=_log_level(read.text("LOG_LEVEL", default.log_level)),
+        runtime=runtime,
+        mongo_url=mongo_url,
+        mongo_database=read.matching("MONGO_DATABASE", _DATABASE, default.mongo_database),
+        node_mongo_url=node_mongo_url,
+        node_image=read.matching("NODE_IMAGE", _IMAGE, default.node_image),
+        node_network=read.matching("NODE_NETWORK", _NETWORK, "") or None,
         node_memory_max_bytes=_memory(read.text("NODE_MEMORY_MAX", "")),
         node_cpus_max=read.number("NODE_CPUS_MAX", 0.0, high=1024.0, above_zero=True) or None,
         secret_file=_path("DEPLOYMENT_SECRET_FILE", secret_file) if secret_file else None,
@@ -102,6 +125,20 @@ class _Reader:
 
     def text(self, name: str, default: str) -> str:
         return self._environment.get(name) or default
+
+    def matching(self, name: str, pattern: str, default: str) -> str:
+        """Return a text that matches the pattern as a whole; the default need not."""
+        text = self._environment.get(name)
+        if text and not re.fullmatch(pattern, text):
+            raise SettingsError(f"{name}: must match {pattern}, not {text!r}")
+        return text or default
+
+    def mongo_url(self, name: str) -> str | None:
+        """Return a URL of MongoDB; what is wrong with one is said without a word of it: it may hold a password."""
+        text = self._environment.get(name) or None
+        if text is not None and not _MONGO_URL.fullmatch(text):
+            raise SettingsError(f"{name}: must be such as mongodb://USER:PASSWORD@HOST:27017/?replicaSet=rs0")
+        return text
 
     def integer(self, name: str, default: int, *, low: int, high: int) -> int:
         text = self.text(name, str(default))
@@ -125,16 +162,44 @@ def _refuse_unknown(environment: Mapping[str, str]) -> None:
     for name in sorted(environment):
         if name.startswith("KATO_") and name not in _KNOWN_KATO_NAMES:
             raise SettingsError(f"{name}: there is no such setting; known with this prefix: {_KNOWN_KATO_NAMES[0]}")
-    for name, reason in _UNSUPPORTED.items():
-        if environment.get(name):
-            raise SettingsError(f"{name}: {reason}")
 
 
-def _check_runtime(text: str) -> None:
-    if text == "docker":
-        raise SettingsError("RUNTIME: docker is not available yet; use process, or auto")
-    if text not in {"auto", "process"}:
-        raise SettingsError(f"RUNTIME: must be auto or process, not {text!r}")
+def _runtime(text: str) -> RuntimeName:
+    match text:
+        case "auto" | "process" | "docker":
+            return text
+        case _:
+            raise SettingsError(f"RUNTIME: must be auto, process or docker, not {text!r}")
+
+
+def _check_storage(runtime: RuntimeName, mongo_url: str | None, node_mongo_url: str | None) -> None:
+    """Refuse what no node could store in."""
+    if mongo_url is None:
+        if node_mongo_url is not None:
+            raise SettingsError("NODE_MONGO_URL: says where nodes reach what MONGO_URL names, and that is not set")
+        if runtime == "docker":
+            raise SettingsError("RUNTIME: docker needs MONGO_URL, since containers cannot share an embedded database")
+        return
+    if runtime == "docker" and _names_loopback(node_mongo_url or mongo_url):
+        name = "MONGO_URL" if node_mongo_url is None else "NODE_MONGO_URL"
+        where = "NODE_MONGO_URL is for the address at which they do"
+        raise SettingsError(f"{name}: names this machine's loopback, where containers do not reach MongoDB; {where}")
+
+
+def _names_loopback(mongo_url: str) -> bool:
+    """Whether one of the hosts is this machine's own loopback, or a socket in its file system."""
+    hosts = _MONGO_URL.fullmatch(mongo_url)
+    return hosts is not None and any(_is_loopback(host) for host in hosts[1].split(","))
+
+
+def _is_loopback(host: str) -> bool:
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if name.lower() in {"", "localhost"} or name.lower().endswith((".localhost", ".sock")):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def _path(name: str, text: str) -> Path:

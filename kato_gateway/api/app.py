@@ -18,7 +18,7 @@ from kato_gateway.dataplane.plane import DataPlane
 from kato_gateway.dataplane.proxy import Client
 from kato_gateway.domain.owners import NO_KEYS, KeyTable
 from kato_gateway.lifecycle import Lifecycle
-from kato_node.wire.web import BodyLimit, add_docs, install_errors
+from kato_node.wire.web import BodyLimit, install_errors
 
 BODY_BYTES_MAX = 16 * 2**20
 _DESCRIPTION = """
@@ -29,7 +29,13 @@ forwarded to the session's node, which is woken if it sleeps.
 
 
 def create_app(
-    lifecycle: Lifecycle, client: Client, *, runtime: str, limits: Limits | None = None, keys: KeyTable = NO_KEYS
+    lifecycle: Lifecycle,
+    client: Client,
+    *,
+    runtime: str,
+    limits: Limits | None = None,
+    keys: KeyTable = NO_KEYS,
+    gives_tokens: bool = False,
 ) -> FastAPI:
     """Build the application; nothing starts here.
 
@@ -37,19 +43,19 @@ def create_app(
         client: for the way to the nodes, from `new_client`.
         runtime: its name, for /status.
         keys: one of which every request needs; none: whoever reaches us on loopback may call.
+        gives_tokens: whether sessions are shown with what their nodes ask of who calls there.
     """
     app = FastAPI(
         title="KATO gateway",
         version=__version__,
         description=_DESCRIPTION,
         redirect_slashes=False,
-        docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
+        swagger_ui_parameters={"docExpansion": "none"},
     )
-    add_docs(app)
-    sessions = SessionRoutes(lifecycle, gives_tokens=bool(keys))
-    browse = BrowseRoutes(lifecycle, gives_tokens=bool(keys))
+    sessions = SessionRoutes(lifecycle, gives_tokens=gives_tokens)
+    browse = BrowseRoutes(lifecycle, gives_tokens=gives_tokens)
     app.include_router(sessions_router(sessions, browse))
     app.include_router(own_router(OwnRoutes(lifecycle, version=app.version, runtime=runtime)))
     app.include_router(watch_router(lifecycle))

@@ -129,7 +129,6 @@ WEB = (
     "fastapi",
     "fastapi.dependencies.models",
     "fastapi.exceptions",
-    "fastapi.openapi.docs",
     "fastapi.routing",
     "starlette.datastructures",
     "starlette.exceptions",

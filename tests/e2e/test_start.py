@@ -33,7 +33,8 @@ def refused(home: Path, *arguments: str, **settings: str) -> tuple[int, str]:
         ("GATEWAY_HOST", "0.0.0.0"),
         ("GATEWAY_PORT", "http"),
         ("RUNTIME", "docker"),
-        ("MONGO_URL", "mongodb://localhost"),
+        ("MONGO_URL", "localhost:27017"),
+        ("MONGO_URL", "mongodb://ann:hush:hush@localhost"),
         ("API_KEYS", "a:b"),
         ("KATO_SPEED", "9"),
         ("RECALL_THRESHOLD", "2"),
@@ -45,6 +46,7 @@ def test_bad_settings_stop_the_start(tmp_path: Path, name: str, value: str) -> N
     status, said = refused(tmp_path / "home", **{name: value})
     assert status == 2
     assert name in said
+    assert "hush" not in said
     assert not (tmp_path / "home" / "forkserver").exists()
 
 

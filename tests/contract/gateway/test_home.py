@@ -57,9 +57,8 @@ def test_id_and_secret_are_made_once(tmp_path: Path) -> None:
     other.mkdir()
     first, secret = deployment_id(tmp_path), deployment_secret(tmp_path, None)
     assert deployment_id(tmp_path) == first != deployment_id(other)
-    text = secret.read_text()
-    assert deployment_secret(tmp_path, None).read_text() == text != deployment_secret(other, None).read_text()
-    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert deployment_secret(tmp_path, None) == secret != deployment_secret(other, None)
+    assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["deployment", "other", "secret"]
 
 
@@ -73,7 +72,7 @@ def test_a_secret_of_ones_own_must_be_one(tmp_path: Path) -> None:
         with pytest.raises(HomeError, match="given"):
             deployment_secret(tmp_path, given)
     given.write_text("0123456789abcdef\n")
-    assert deployment_secret(tmp_path, given) == given
+    assert deployment_secret(tmp_path, given) == "0123456789abcdef"
 
 
 def test_no_draft_is_left_where_nothing_can_be_written(tmp_path: Path) -> None:

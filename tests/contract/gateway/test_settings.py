@@ -33,7 +33,12 @@ def test_every_setting_is_read() -> None:
             "KATO_HOME": "/somewhere",
             "GATEWAY_HOST": "::1",
             "GATEWAY_PORT": "0",
-            "RUNTIME": "process",
+            "RUNTIME": "docker",
+            "MONGO_URL": "mongodb://localhost/?replicaSet=rs",
+            "MONGO_DATABASE": "other",
+            "NODE_MONGO_URL": "mongodb://db.internal:27017/?replicaSet=rs",
+            "NODE_IMAGE": "registry.example:5000/kato@sha256:0",
+            "NODE_NETWORK": "kato_net",
             "WARM_POOL_SIZE": "0",
             "IDLE_TIMEOUT_S": "0",
             "SESSION_TTL_S": "1.5",
@@ -52,6 +57,12 @@ def test_every_setting_is_read() -> None:
         idle_timeout_s=0.0,
         session_ttl_s=1.5,
         log_level="DEBUG",
+        runtime="docker",
+        mongo_url="mongodb://localhost/?replicaSet=rs",
+        mongo_database="other",
+        node_mongo_url="mongodb://db.internal:27017/?replicaSet=rs",
+        node_image="registry.example:5000/kato@sha256:0",
+        node_network="kato_net",
         node_memory_max_bytes=256 * 2**20,
         node_cpus_max=0.5,
         secret_file=Path("/run/secret"),
@@ -100,7 +111,14 @@ def test_loopback_is_served(host: str) -> None:
         ("NODE_MEMORY_MAX", "0"),
         ("NODE_MEMORY_MAX", "1.5g"),
         ("NODE_CPUS_MAX", "0"),
-        ("MONGO_URL", "mongodb://localhost"),
+        ("MONGO_URL", "localhost:27017"),
+        ("MONGO_URL", "mongodb://"),
+        ("MONGO_URL", "mongodb://ann:a-secret/with-a-slash@db"),
+        ("MONGO_URL", "mongodb://ann:a-secret with blanks@db"),
+        ("MONGO_DATABASE", "a.b"),
+        ("NODE_MONGO_URL", "mongodb://db"),
+        ("NODE_IMAGE", "Kato"),
+        ("NODE_NETWORK", "a b"),
         ("API_KEYS_FILE", "/no/such/file"),
         ("API_KEYS_FILE", "/"),
         ("KATO_HOME", "~nobody-of-this-name/kato"),
@@ -108,7 +126,7 @@ def test_loopback_is_served(host: str) -> None:
     ],
 )
 def test_what_cannot_be_used_is_named_in_one_line(name: str, value: str) -> None:
-    """A bad value, one that is not supported yet and an unknown KATO_ name stop the start with a line that names it."""
+    """A bad value, one that lacks another and an unknown KATO_ name stop the start with a line that names it."""
     with pytest.raises(SettingsError) as refusal:
         from_environment({name: value})
     assert name in str(refusal.value)
@@ -160,5 +178,44 @@ def test_with_keys_any_address_may_be_served(host: str) -> None:
 
 
 def test_settings_print_no_key() -> None:
-    """The settings hold no key to print: only its hash."""
-    assert ANN not in repr(from_environment({"API_KEYS": f"ann:{ANN}"}))
+    """The settings hold no key to print, only its hash, and no URL with a password in it."""
+    url = f"mongodb://ann:{BOB}@db"
+    printed = repr(from_environment({"API_KEYS": f"ann:{ANN}", "MONGO_URL": url, "NODE_MONGO_URL": url}))
+    assert ANN not in printed
+    assert BOB not in printed
+
+
+LOOPBACK = ["localhost", "127.0.0.1:27017", "[::1]:27017", "LOCALHOST:1", "db,127.1.2.3", "%2Ftmp%2Fmongodb.sock"]
+REMOTE = ["db", "db:27017", "10.0.0.1,10.0.0.2:1", "[2001:db8::1]:27017", "localhost.example", "127.0.0.1.example"]
+
+
+@pytest.mark.parametrize("where", LOOPBACK)
+def test_containers_do_not_reach_this_machines_loopback(where: str) -> None:
+    """RUNTIME=docker asks for an address of MongoDB that containers reach; for other runtimes any will do."""
+    url = f"mongodb://ann:{ANN}@{where}/?replicaSet=rs"
+    for settings, name in (
+        ({"MONGO_URL": url}, "MONGO_URL"),
+        ({"MONGO_URL": "mongodb://db", "NODE_MONGO_URL": url}, "NODE_MONGO_URL"),
+    ):
+        with pytest.raises(SettingsError, match=f"^{name}: ") as refusal:
+            from_environment({"RUNTIME": "docker", **settings})
+        assert ANN not in str(refusal.value)
+        for runtime in ("auto", "process"):
+            from_environment({"RUNTIME": runtime, **settings})
+    settings = {"RUNTIME": "docker", "MONGO_URL": url, "NODE_MONGO_URL": "mongodb://db"}
+    assert from_environment(settings).node_mongo_url == "mongodb://db"
+
+
+@pytest.mark.parametrize("where", REMOTE)
+def test_containers_reach_other_addresses(where: str) -> None:
+    """Any other host of MongoDB serves containers."""
+    assert (
+        from_environment({"RUNTIME": "docker", "MONGO_URL": f"mongodb://{where}/x?replicaSet=rs"}).runtime == "docker"
+    )
+
+
+def test_docker_needs_mongodb() -> None:
+    """RUNTIME=docker without MONGO_URL is refused in one line that names both."""
+    with pytest.raises(SettingsError, match=r"^RUNTIME: docker needs MONGO_URL") as refusal:
+        from_environment({"RUNTIME": "docker"})
+    assert "\n" not in str(refusal.value)

@@ -80,9 +80,13 @@ BAD_AT_A_GATEWAY: dict[str, str | None] = {
     "IDLE_TIMEOUT_S": "-1",
     "KATO_HOME": "~nobody-of-this-name/kato",
     "LOG_LEVEL": "LOUD",
+    "MONGO_DATABASE": "a/b",
     "MONGO_URL": "http://x",
     "NODE_CPUS_MAX": "0",
+    "NODE_IMAGE": "Not An Image",
     "NODE_MEMORY_MAX": "0",
+    "NODE_MONGO_URL": "mongodb://db",  # without MONGO_URL
+    "NODE_NETWORK": "-x",
     "RUNTIME": "podman",
     "SESSION_TTL_S": "0",
     "WARM_POOL_SIZE": "901",

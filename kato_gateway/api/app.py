@@ -18,7 +18,7 @@ from kato_gateway.dataplane.plane import DataPlane
 from kato_gateway.dataplane.proxy import Client
 from kato_gateway.domain.owners import NO_KEYS, KeyTable
 from kato_gateway.lifecycle import Lifecycle
-from kato_node.wire.web import BodyLimit, install_errors
+from kato_node.wire.web import BodyLimit, add_docs, install_errors
 
 BODY_BYTES_MAX = 16 * 2**20
 _DESCRIPTION = """
@@ -50,10 +50,11 @@ def create_app(
         version=__version__,
         description=_DESCRIPTION,
         redirect_slashes=False,
+        docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
-        swagger_ui_parameters={"docExpansion": "none"},
     )
+    add_docs(app)
     sessions = SessionRoutes(lifecycle, gives_tokens=gives_tokens)
     browse = BrowseRoutes(lifecycle, gives_tokens=gives_tokens)
     app.include_router(sessions_router(sessions, browse))

@@ -129,6 +129,7 @@ WEB = (
     "fastapi",
     "fastapi.dependencies.models",
     "fastapi.exceptions",
+    "fastapi.openapi.docs",
     "fastapi.routing",
     "starlette.datastructures",
     "starlette.exceptions",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextvars import Context
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -37,8 +39,11 @@ from kato_gateway.registry.mongo_schema import (
 T = TypeVar("T")
 
 CALL_TIMEOUT_S = 5.0
+CONNECT_TIMEOUT_S = 2.0
+TRANSACTION_MAX_S = 60.0  # after which a server ends one that it hears no more of
 CONNECTIONS_MAX = 50
 RETRY_AFTER_S = 2.0
+ENDING_WAIT_S = 0.5
 
 _LIVING_NODES = sorted(state.value for state in NodeState if state is not NodeState.ENDED)
 
@@ -52,12 +57,13 @@ class MongoRegistry:
 
     Args:
         url: of a replica set; one member is enough.
+        database: its name; the collections are those of mongo_schema.py.
         call_timeout_s: within which each call has its answer, in seconds, or raises RegistryUnavailable.
     """
 
     def __init__(self, url: str, database: str, *, call_timeout_s: float = CALL_TIMEOUT_S) -> None:
         self._url = url
-        self._name = database
+        self.database = database
         self._timeout_s = call_timeout_s
         self._client: AsyncMongoClient[Stored] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -96,8 +102,8 @@ class MongoRegistry:
 
     async def session(self, session_id: str) -> SessionRecord | None:
         """See Registry."""
-        found = await self._find(SESSIONS, {"_id": session_id})
-        return session_record(found[0]) if found else None
+        found = await self._find_one(SESSIONS, {"_id": session_id})
+        return session_record(found) if found else None
 
     async def sessions(self, query: SessionQuery, *, limit: int, after: str = "") -> Sequence[SessionRecord]:
         """See Registry."""
@@ -110,13 +116,13 @@ class MongoRegistry:
 
     async def node(self, node_id: str) -> NodeRecord | None:
         """See Registry."""
-        found = await self._find(NODES, {"_id": node_id})
-        return node_record(found[0]) if found else None
+        found = await self._find_one(NODES, {"_id": node_id})
+        return node_record(found) if found else None
 
     async def node_of(self, processor_id: str) -> NodeRecord | None:
         """See Registry."""
-        found = await self._find(NODES, {"holds": processor_id})
-        return node_record(found[0]) if found else None
+        found = await self._find_one(NODES, {"holds": processor_id})
+        return node_record(found) if found else None
 
     async def nodes(self) -> Sequence[NodeRecord]:
         """See Registry."""
@@ -128,8 +134,8 @@ class MongoRegistry:
 
     async def owner(self, processor_id: str) -> str | None:
         """See Registry."""
-        found = await self._find(PROCESSORS, {"_id": processor_id})
-        return found[0].get("owner") if found else None
+        found = await self._find_one(PROCESSORS, {"_id": processor_id})
+        return found.get("owner") if found else None
 
     async def purges(self) -> Sequence[str]:
         """See Registry."""
@@ -143,6 +149,13 @@ class MongoRegistry:
         """See Registry. "0" is what follows "/", which no id holds."""
         of_processor = {"_id": {"$gt": f"{processor_id}/", "$lt": f"{processor_id}0"}}
         return [leftover_of(document) for document in await self._find(LEFTOVERS, of_processor)]
+
+    async def _find_one(self, collection: str, filters: Mapping[str, object]) -> Stored | None:
+        async def work(database: Database) -> Stored | None:
+            stored = await database[collection].find_one(filters)
+            return None if stored is None else known(stored)
+
+        return await self._call(work)
 
     async def _find(self, collection: str, filters: Mapping[str, object], *, limit: int | None = None) -> list[Stored]:
         """Return the documents, by id."""
@@ -164,7 +177,21 @@ class MongoRegistry:
             return made
 
         async with self._taking_turns(plan.touches), database.client.start_session() as session:
-            return await session.with_transaction(work)  # repeats what met a conflict, or a commit in doubt
+            try:
+                return await session.with_transaction(work)  # repeats what met a conflict, or a commit in doubt
+            except PyMongoError:
+                # In a context of its own: this one's time is up.
+                self._task(self._end(database.client, session.session_id), context=Context())
+                raise
+
+    async def _end(self, client: AsyncMongoClient[Stored], server_session: Mapping[str, object]) -> None:
+        """End what a failed transaction may have left open on the server, and what it wrote locked for everybody."""
+        until_s = time.monotonic() + TRANSACTION_MAX_S
+        while self._client is client and time.monotonic() < until_s:
+            with suppress(PyMongoError), pymongo.timeout(self._timeout_s):
+                await client.admin.command("killSessions", [server_session])
+                return
+            await asyncio.sleep(ENDING_WAIT_S)
 
     @asynccontextmanager
     async def _taking_turns(self, processor_ids: Iterable[str]) -> AsyncIterator[None]:
@@ -181,10 +208,10 @@ class MongoRegistry:
         client = self._client
         if client is None:
             raise RegistryUnavailable("The registry is closed.")
-        return await asyncio.shield(self._task(self._bounded(lambda: work(client[self._name]))))
+        return await asyncio.shield(self._task(self._bounded(lambda: work(client[self.database]))))
 
-    def _task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.create_task(work)
+    def _task(self, work: Coroutine[Any, Any, T], *, context: Context | None = None) -> asyncio.Task[T]:
+        task = asyncio.create_task(work, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -195,7 +222,7 @@ class MongoRegistry:
             with pymongo.timeout(self._timeout_s):
                 return await work()
         except PyMongoError as error:
-            _log.warning("registry_failed", extra={"path": self._name, "reason": f"{type(error).__name__}: {error}"})
+            _log.warning("registry_failed", extra={"path": self.database, "reason": f"{type(error).__name__}: {error}"})
             raise RegistryUnavailable(
                 f"The registry's MongoDB is out of reach or refused ({type(error).__name__}); try again in a moment, "
                 "and check that it runs, and MONGO_URL.",
@@ -206,22 +233,26 @@ class MongoRegistry:
         return await self._bounded(self._connected)
 
     async def _connected(self) -> AsyncMongoClient[Stored]:
-        # Given here, these hold whatever the URL says; the node's store has the same.
+        # Given here, these hold whatever the URL says; kato_node.store says the same of the node's client. Within
+        # pymongo.timeout the driver sends what is left of it (maxTimeMS) in place of wtimeout.
         client: AsyncMongoClient[Stored] = AsyncMongoClient(
             self._url,
             w="majority",
             journal=True,
+            wTimeoutMS=_ms(self._timeout_s),
             readConcernLevel="majority",
             readPreference="primary",
             retryWrites=True,
             retryReads=True,
-            timeoutMS=int(self._timeout_s * 1000),
-            serverSelectionTimeoutMS=int(self._timeout_s * 1000),
+            timeoutMS=None,
+            connectTimeoutMS=_ms(CONNECT_TIMEOUT_S),
+            serverSelectionTimeoutMS=_ms(self._timeout_s),
+            serverMonitoringMode="poll",  # a failed command asks again at once
             maxPoolSize=CONNECTIONS_MAX,
             appname="kato-gateway",
         )
         try:
-            await prepare(client[self._name])
+            await prepare(client[self.database])
         except BaseException:
             await client.close()
             raise
@@ -244,3 +275,7 @@ def _condition(relation: str, values: Sequence[Plain]) -> object:
     if relation == "<=":
         return {"$lte": values[0]}
     return values[0] if len(values) == 1 else {"$in": list(values)}
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

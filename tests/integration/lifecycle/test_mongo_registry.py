@@ -1,0 +1,431 @@
+"""What only the registry on MongoDB can suffer: rivals, servers that fail, callers that leave in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import pytest
+from pymongo import AsyncMongoClient, MongoClient
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
+
+from container_manager.spec import Address
+from kato_gateway.domain.errors import RegistryUnavailable
+from kato_gateway.domain.sessions import (
+    LIVE_STATUSES,
+    EndReason,
+    NodeRecord,
+    SessionRecord,
+    claimed,
+    ended,
+    new_session,
+    pooled,
+    slid,
+)
+from kato_gateway.registry import mongo
+from kato_gateway.registry.base import (
+    Change,
+    Leftover,
+    LeftoverChange,
+    NodeChange,
+    OwnerChange,
+    PurgeChange,
+    SessionChange,
+    SessionQuery,
+)
+from kato_gateway.registry.mongo import MongoRegistry
+from kato_gateway.registry.mongo_changes import make, planned
+from tests.mongo import StandIn
+
+T = TypeVar("T")
+Client: TypeAlias = MongoClient[dict[str, Any]]
+Opened: TypeAlias = Callable[[], "asyncio.Task[MongoRegistry]"]
+Fail: TypeAlias = Callable[..., None]
+
+IMPATIENT_S = 0.5
+
+
+def session(session_id: str, *, on: str | None = None) -> SessionRecord:
+    """Return a new session of a processor of its own, or of `on`."""
+    return new_session(session_id, incarnation="1", at_s=1.0, ttl_s=60.0, processor_id=on)
+
+
+def node(node_id: str) -> NodeRecord:
+    """Return a node of the pool."""
+    begun = NodeRecord(node_id=node_id, spec_hash="h", created_at_s=1.0, changed_at_s=1.0)
+    return pooled(begun, internal=Address(host="127.0.0.1", port=20_000), external=None, at_s=2.0)
+
+
+def creating(record: SessionRecord) -> SessionChange:
+    """Return the change that creates it."""
+    return SessionChange(before=None, after=record)
+
+
+@pytest.fixture
+async def opened(mongo_url: str, mongo_database: str) -> AsyncIterator[Opened]:
+    """Open registries of one database, each as a gateway has it; they are closed in the end."""
+    registries: list[MongoRegistry] = []
+
+    async def one() -> MongoRegistry:
+        registries.append(MongoRegistry(mongo_url, mongo_database))
+        await registries[-1].open()
+        return registries[-1]
+
+    yield lambda: asyncio.create_task(one())
+    for registry in registries:
+        await registry.close()
+
+
+@pytest.fixture
+def fail(mongo_admin: Client) -> Iterator[Fail]:
+    """Let a command of gateways fail, so many times (None: always); in the end nothing fails any more."""
+
+    def failing(command: str, *, times: int | None, **how: object) -> None:
+        mode = "alwaysOn" if times is None else {"times": times}
+        data = {"failCommands": [command], "appName": "kato-gateway", **how}
+        mongo_admin.admin.command({"configureFailPoint": "failCommand", "mode": mode, "data": data})
+
+    yield failing
+    mongo_admin.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+
+
+@pytest.fixture
+def abandoned_sockets() -> Iterator[None]:
+    """Collect, here and in no later test, what PyMongo leaves where its close() meets its monitor's own connect."""
+    yield
+    gc.collect()
+
+
+class Commands(CommandListener):
+    """Every command that was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[Mapping[str, Any]] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        """Keep it."""
+        self.sent.append(event.command)
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """Keep nothing."""
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        """Keep nothing."""
+
+    def named(self, *names: str) -> list[Mapping[str, Any]]:
+        """Return those of these names."""
+        return [command for command in self.sent if next(iter(command)) in names]
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
+    """Watch what registries that are made from now on send."""
+    watching = Commands()
+    monkeypatch.setattr(mongo, "AsyncMongoClient", partial(AsyncMongoClient, event_listeners=[watching]))
+    return watching
+
+
+async def test_of_many_rivals_one_wins_each_document(opened: Opened) -> None:
+    """Hundreds of changes through two gateways at once: each document is changed once, by one of them."""
+    gateways = [await opened(), await opened()]
+    records = [session(f"s{number}") for number in range(60)]
+    assert all(await asyncio.gather(*(gateways[0].apply([creating(record)]) for record in records)))
+    made = await asyncio.gather(
+        *(
+            gateways[turn % 2].apply([SessionChange(before=record, after=slid(record, at_s=10.0 + turn))])
+            for record in records
+            for turn in range(4)
+        )
+    )
+    for number, record in enumerate(records):
+        mine = made[4 * number : 4 * number + 4]
+        assert sorted(mine) == [False] * 3 + [True]
+        assert await gateways[1].session(record.session_id) == slid(record, at_s=10.0 + mine.index(True))
+
+
+async def test_of_many_rivals_one_brings_its_node(opened: Opened) -> None:
+    """Hundreds of claims through two gateways at once: each processor is held by one node, each node holds one."""
+    gateways = [await opened(), await opened()]
+    members = [node(f"n{number:03}") for number in range(40)]
+    await asyncio.gather(*(gateways[0].apply([NodeChange(before=None, after=member)]) for member in members))
+    claims = [
+        NodeChange(before=member, after=claimed(member, processor_id=f"p{number % 20}", at_s=3.0))
+        for number, member in enumerate(members)
+    ]
+    made = await asyncio.gather(*(gateway.apply([claim]) for claim in claims for gateway in gateways))
+    assert sum(made) == 20
+    holders = [await gateways[0].node_of(f"p{number}") for number in range(20)]
+    assert len({holder.node_id for holder in holders if holder is not None}) == 20
+
+
+async def test_many_sessions_of_one_processor_are_created_through_two_gateways(opened: Opened) -> None:
+    """They get into each other's way, and all are made."""
+    gateways = [await opened(), await opened()]
+    creates: list[list[Change]] = [
+        [creating(session(f"s{number}", on="p")), OwnerChange(processor_id="p", owner="ann")] for number in range(50)
+    ]
+    made = await asyncio.gather(*(gateways[number % 2].apply(create) for number, create in enumerate(creates)))
+    assert all(made)
+    query = SessionQuery(processor_id="p", statuses=LIVE_STATUSES)
+    assert await gateways[0].count_sessions(query) == 50
+    assert await gateways[1].owner("p") == "ann"
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+async def test_a_purge_and_a_create_cannot_miss_each_other(
+    opened: Opened, mongo_url: str, mongo_database: str, finishes: bool
+) -> None:
+    """A purge that meets a create under way waits for what becomes of it, and is refused if the session lives."""
+    registry = await opened()
+    plan = planned([creating(session("s", on="p"))])
+    assert plan is not None
+    async with AsyncMongoClient[dict[str, Any]](mongo_url) as other, other.start_session() as transaction:
+        await transaction.start_transaction()
+        assert await make(other[mongo_database], plan, transaction)
+        purge = asyncio.create_task(registry.apply([PurgeChange(processor_id="p", owed=True)]))
+        assert await registry.purges() == []
+        assert not purge.done()
+        await (transaction.commit_transaction() if finishes else transaction.abort_transaction())
+        assert await purge is not finishes
+    assert await registry.purges() == ([] if finishes else ["p"])
+
+
+async def test_a_create_that_meets_a_purge_under_way_comes_after_it(
+    opened: Opened, mongo_url: str, mongo_database: str
+) -> None:
+    """Whoever is told of the new session finds the purge owed, too: its node will make it first."""
+    registry = await opened()
+    plan = planned([PurgeChange(processor_id="p", owed=True)])
+    assert plan is not None
+    async with AsyncMongoClient[dict[str, Any]](mongo_url) as other, other.start_session() as transaction:
+        await transaction.start_transaction()
+        assert await make(other[mongo_database], plan, transaction)
+        create = asyncio.create_task(registry.apply([creating(session("s", on="p"))]))
+        assert await registry.session("s") is None
+        assert not create.done()
+        await transaction.commit_transaction()
+        assert await create
+    assert await registry.purges() == ["p"]
+
+
+async def test_a_processors_document_goes_with_a_sessions(opened: Opened, mongo_admin: Client) -> None:
+    """Nothing is left of processors that nobody owns and to which nothing is owed, once their sessions are deleted."""
+    registry = await opened()
+    for name, owner in (("s", None), ("t", "ann")):
+        changes: list[Change] = [creating(session(name))]
+        changes += [OwnerChange(processor_id=name, owner=owner)] if owner else []
+        assert await registry.apply(changes)
+        over = ended(session(name), reason=EndReason.DELETED, at_s=2.0)
+        purge = PurgeChange(processor_id=name, owed=True)
+        assert await registry.apply([SessionChange(before=session(name), after=over), purge])
+        assert await registry.apply([replace(purge, owed=False)])
+        assert await registry.apply([SessionChange(before=over, after=None)])
+    assert (await registry.owner("s"), await registry.owner("t")) == (None, "ann")
+    database = (await opened()).database
+    assert [found["_id"] for found in mongo_admin[database]["gateway_processors"].find()] == ["t"]
+
+
+async def test_every_write_waits_for_the_majoritys_journals(opened: Opened, commands: Commands) -> None:
+    """Each write and each commit says so, with a deadline, and each read asks for what a majority has."""
+    registry = await opened()
+    record, member = session("s"), node("n")
+    over = ended(record, reason=EndReason.DELETED, at_s=2.0)
+    leftover = Leftover(processor_id="s", session_id="s", incarnation="1")
+    await registry.settled("deployment", "d")
+    assert await registry.apply([NodeChange(before=None, after=member)])
+    assert await registry.apply([NodeChange(before=member, after=claimed(member, processor_id="s", at_s=3.0))])
+    assert await registry.apply([creating(record), OwnerChange(processor_id="s", owner="ann")])
+    ending: list[Change] = [
+        SessionChange(before=record, after=over),
+        LeftoverChange(leftover=leftover, remember=True),
+        PurgeChange(processor_id="s", owed=True),
+    ]
+    assert await registry.apply(ending)
+    assert await registry.apply([LeftoverChange(leftover=leftover, remember=False)])
+    assert await registry.apply([SessionChange(before=over, after=None)])
+    assert await registry.session("s") is None
+    writes = commands.named("insert", "update", "delete", "findAndModify", "commitTransaction")
+    acknowledged = [command for command in writes if "writeConcern" in command]
+    assert {next(iter(command)) for command in acknowledged} == {next(iter(command)) for command in writes}
+    for command in writes:
+        assert command["maxTimeMS"] <= 1000 * mongo.CALL_TIMEOUT_S
+        inside = command.get("autocommit") is False and next(iter(command)) != "commitTransaction"
+        assert command.get("writeConcern") == (None if inside else {"w": "majority", "j": True})
+    for command in (*commands.named("find"), *(command for command in writes if command.get("startTransaction"))):
+        if "autocommit" not in command or command.get("startTransaction"):
+            assert command["readConcern"]["level"] == "majority"
+
+
+async def test_what_is_asked_often_is_found_by_an_index(
+    opened: Opened, commands: Commands, mongo_admin: Client
+) -> None:
+    """None of these queries looks at every document."""
+    registry = await opened()
+    for number in range(20):
+        await registry.apply([creating(session(f"s{number}"))])
+    commands.sent.clear()
+    await registry.session("s1")
+    await registry.node("n")
+    await registry.node_of("p")
+    await registry.owner("p")
+    await registry.sessions(SessionQuery(processor_id="s1", statuses=LIVE_STATUSES), limit=9)
+    await registry.sessions(SessionQuery(node_id="n"), limit=9)
+    await registry.sessions(SessionQuery(ended_by_s=9.0), limit=9)
+    await registry.sessions(SessionQuery(owner="ann"), limit=9)
+    await registry.sessions(SessionQuery(user_id="ann"), limit=9)
+    await registry.purges()
+    asked = commands.named("find")
+    assert len(asked) == 10
+    for command in asked:
+        find = {name: command[name] for name in ("find", "filter", "sort", "limit") if name in command}
+        plan = mongo_admin[registry.database].command("explain", find)["queryPlanner"]["winningPlan"]
+        assert "COLLSCAN" not in str(plan), find
+
+
+async def test_a_newer_documents_meaning_is_not_guessed(opened: Opened, mongo_admin: Client) -> None:
+    """What a newer KATO wrote is refused, and so is opening where one has been; all is left as it is."""
+    registry = await opened()
+    await registry.apply([creating(session("s"))])
+    sessions = mongo_admin[registry.database]["gateway_sessions"]
+    sessions.update_one({"_id": "s"}, {"$set": {"schema": 99}})
+    with pytest.raises(RegistryUnavailable, match="newer KATO"):
+        await registry.session("s")
+    mongo_admin[registry.database]["gateway_facts"].update_one({"_id": "/schema"}, {"$set": {"schema": 99}})
+    with pytest.raises(RegistryUnavailable, match="newer KATO"):
+        await opened()
+    assert mongo_admin[registry.database]["gateway_facts"].find_one({"_id": "/schema"}) == {
+        "_id": "/schema",
+        "schema": 99,
+    }
+
+
+@pytest.mark.parametrize("command", ["update", "findAndModify", "insert", "commitTransaction"])
+async def test_a_transaction_that_met_a_conflict_is_made_again(opened: Opened, fail: Fail, command: str) -> None:
+    """A passing trouble repeats the whole of it, which then takes effect once."""
+    registry = await opened()
+    member = node("n")
+    await registry.apply([NodeChange(before=None, after=member)])
+    fail(command, times=2, errorCode=112, errorLabels=["TransientTransactionError"])
+    claim = NodeChange(before=member, after=claimed(member, processor_id="p", at_s=3.0))
+    assert await registry.apply([claim, creating(session("s"))])
+    assert await registry.node("n") == claim.after
+    assert await registry.session("s") == session("s")
+
+
+@pytest.mark.parametrize("command", ["insert", "commitTransaction"])
+async def test_a_reply_that_is_lost_is_asked_for_again(opened: Opened, fail: Fail, command: str) -> None:
+    """A connection that breaks in a write or a commit costs time only: it is repeated, and takes effect once."""
+    registry = await opened()
+    fail(command, times=1, closeConnection=True)
+    changes: list[Change] = [NodeChange(before=None, after=node("n"))]
+    changes += [creating(session("s"))] if command == "commitTransaction" else []
+    assert await registry.apply(changes)
+    assert await registry.node("n") == node("n")
+
+
+@pytest.mark.parametrize("command", ["insert", "commitTransaction"])
+async def test_a_change_that_nobody_acknowledges_is_in_doubt(
+    mongo_url: str, mongo_database: str, fail: Fail, mongo_admin: Client, command: str
+) -> None:
+    """The caller is told so in time, with when to come again; what is true is read later, and is all or nothing."""
+    registry = MongoRegistry(mongo_url, mongo_database, call_timeout_s=IMPATIENT_S)
+    await registry.open()
+    fail(command, times=None, closeConnection=True)
+    member = NodeChange(before=None, after=node("n"))
+    with pytest.raises(RegistryUnavailable, match="try again") as caught:
+        await registry.apply([member, creating(session("s"))])
+    assert caught.value.retry_after_s is not None
+    mongo_admin.admin.command({"configureFailPoint": "failCommand", "mode": "off"})
+    assert (await registry.node("n") is None) == (await registry.session("s") is None)
+    await registry.close()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed .*socket:ResourceWarning")
+@pytest.mark.usefixtures("abandoned_sockets")
+async def test_a_server_that_stops_is_found_again(tmp_path: Path) -> None:
+    """Calls fail while it is away, and go well once it is back, with everything acknowledged, without reopening."""
+    with StandIn(tmp_path) as server:
+        registry = MongoRegistry(server.url, "kato", call_timeout_s=IMPATIENT_S)
+        await registry.open()
+        assert await registry.apply([creating(session("s"))])
+        for stop, start in ((server.kill, server.start), (server.freeze, server.thaw)):
+            stop()
+            with pytest.raises(RegistryUnavailable):
+                await registry.apply([creating(session("t"))])
+            with pytest.raises(RegistryUnavailable):
+                await registry.session("s")
+            start()
+            assert await eventually(lambda: registry.session("s")) == session("s")
+        await eventually(lambda: registry.apply([creating(session("t"))]))  # what hung may have been made
+        assert await registry.session("t") == session("t")
+        await registry.close()
+
+
+async def eventually(call: Callable[[], Awaitable[T]]) -> T:
+    """Return what the call returns, once the server answers."""
+    while True:
+        try:
+            return await call()
+        except RegistryUnavailable:
+            continue
+
+
+@pytest.mark.filterwarnings("ignore:unclosed .*socket:ResourceWarning")
+@pytest.mark.usefixtures("abandoned_sockets")
+async def test_a_server_that_cannot_be_used_is_refused_at_the_start(tmp_path: Path) -> None:
+    """Nobody there, or no replica set: opening says so, leaves nothing behind, and may be tried again."""
+    with StandIn(tmp_path, "--standalone") as alone:
+        registry = MongoRegistry(alone.url, "kato", call_timeout_s=IMPATIENT_S)
+        with pytest.raises(RegistryUnavailable, match="replica set"):
+            await registry.open()
+    with StandIn(tmp_path) as server:
+        registry = MongoRegistry(server.url, "kato", call_timeout_s=IMPATIENT_S)
+        server.kill()
+        with pytest.raises(RegistryUnavailable, match="MONGO_URL"):
+            await registry.open()
+        with pytest.raises(RegistryUnavailable, match="closed"):
+            await registry.session("s")
+        server.start()
+        await registry.open()
+        assert await registry.session("s") is None
+        await registry.close()
+        await registry.close()
+    with pytest.raises(RegistryUnavailable, match="closed"):
+        await registry.apply([])
+
+
+async def test_a_caller_may_leave_at_any_moment(opened: Opened) -> None:
+    """Wherever it is cancelled, a change is made or not made as a whole, and what it wrote is free for the next."""
+    first, second = await opened(), await opened()
+    for turns in range(0, 60, 2):
+        record = session(f"s{turns}", on="p")
+        changes: list[Change] = [creating(record), NodeChange(before=None, after=node(f"n{turns}"))]
+        leaving = asyncio.create_task(first.apply(changes))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        made = await second.apply(changes)  # waits for what is still under way
+        assert (await second.session(f"s{turns}"), await second.node(f"n{turns}")) == (record, node(f"n{turns}"))
+        assert made or await first.session(f"s{turns}") == record
+
+
+async def test_whoever_leaves_an_opening_leaves_nothing(mongo_url: str, mongo_database: str) -> None:
+    """Wherever it is cancelled, no connection stays, and the registry can be opened after that."""
+    for turns in range(0, 40, 4):
+        registry = MongoRegistry(mongo_url, mongo_database)
+        opening = asyncio.create_task(registry.open())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+        await registry.close()
+    await registry.open()
+    assert await registry.session("s") is None
+    await registry.close()
+    gc.collect()  # a connection that nobody closed is told of here

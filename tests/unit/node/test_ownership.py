@@ -145,6 +145,33 @@ async def test_without_a_store_writes_are_refused_and_recover() -> None:
         assert await stm(node, "s") == [["a"]]
 
 
+@pytest.mark.parametrize(
+    "call", [lambda node: node.reads.stm("s"), lambda node: node.service.observe("s", seen("c"))], ids=["read", "write"]
+)
+async def test_a_node_that_was_cut_off_and_replaced_is_fenced(call: Callable[[Node], Awaitable[object]]) -> None:
+    """Cut off from its store a node serves marked reads and refuses writes; back again, and replaced meanwhile, neither
+    its reads nor its writes are answered, nothing of it is written, and it ends.
+    """
+    disk, clock = MemoryDisk(), Clock()
+    async with running(disk, sessions=["s"], clock=clock) as node:
+        await observe_all(node, "s", "a")
+        disk.unavailable = True
+        clock.now_s += FRESH_S + 1
+        assert (await node.reads.stm("s"))["degraded"] is True
+        with pytest.raises(StoreUnavailable):
+            await node.service.observe("s", seen("b"))
+        disk.take_over(PROCESSOR)
+        disk.unavailable = False
+        clock.now_s += FRESH_S + 1
+        with pytest.raises(Fenced):
+            await call(node)
+        await node.stopped.wait()
+        assert node.stop_reason == "fenced"
+    record = await stored(disk, "s")
+    assert record is not None
+    assert record.state.stm == (("a",),)
+
+
 async def test_the_epoch_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that nobody asks notices by itself that another has taken its processor, after failed readings too."""
     monkeypatch.setattr(ownership, "WATCH_S", 0.001)

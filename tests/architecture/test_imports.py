@@ -102,6 +102,9 @@ RULES = (
             "container_manager.runtime",
             "container_manager.labels",
             "container_manager.readiness",
+            "docker",
+            "requests",
+            "urllib3",
         ),
     ),
     *(

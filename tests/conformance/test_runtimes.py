@@ -12,7 +12,7 @@ import pytest
 from container_manager.errors import ContainerError, NameTaken, RuntimeUnavailable, StartFailed, StartTimeout
 from container_manager.runtime import Runtime
 from container_manager.spec import Liveness, NodeStatus
-from tests.conformance.runtimes import Ground, MemoryGround, ProcessGround
+from tests.conformance.runtimes import DockerGround, Ground, MemoryGround, ProcessGround
 from tests.processes import descriptors, until
 
 TIMEOUT_S = 20.0
@@ -20,11 +20,16 @@ SHORT_S = 0.3
 Opened = Callable[..., Awaitable[Runtime]]
 
 
-@pytest.fixture(params=["memory", "process"])
+@pytest.fixture(params=["memory", "process", pytest.param("docker", marks=pytest.mark.docker)])
 async def ground(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ground]:
     """Each kind of ground; fails if a node, a trace or a descriptor is left on it."""
     before = descriptors()
-    ground: Ground = MemoryGround() if request.param == "memory" else ProcessGround(tmp_path / "home")
+    kinds: dict[str, Callable[[], Ground]] = {
+        "memory": MemoryGround,
+        "process": lambda: ProcessGround(tmp_path / "home"),
+        "docker": lambda: DockerGround(tmp_path),
+    }
+    ground = kinds[request.param]()
     yield ground
     await ground.assert_clean()
     assert descriptors() - before == set()
@@ -68,7 +73,7 @@ async def test_a_started_node_is_alive_and_says_what_it_is(ground: Ground, runti
     assert status.internal is not None
     assert status.external is not None
     told = (status.node_id, status.deployment, status.role, status.spec_hash, status.created_at_s)
-    assert told == (spec.node_id, "ours", "static", spec.spec_hash, spec.created_at_s)
+    assert told == (spec.node_id, spec.deployment, "static", spec.spec_hash, spec.created_at_s)
 
 
 async def test_status_and_list_agree(ground: Ground, runtime: Runtime) -> None:
@@ -197,7 +202,7 @@ async def test_a_node_that_ends_at_once_fails_its_start(ground: Ground, runtime:
 async def test_a_node_that_never_answers_fails_its_start(ground: Ground, runtime: Runtime) -> None:
     """A node that is not healthy in time fails its start and leaves nothing."""
     with ground.silent() as spec, pytest.raises(StartTimeout):
-        await runtime.start(spec, timeout_s=SHORT_S)
+        await runtime.start(spec, timeout_s=ground.short_s)
     assert await listed(runtime) == {}
 
 
@@ -205,7 +210,7 @@ async def test_a_cancelled_start_leaves_nothing(ground: Ground, runtime: Runtime
     """A start that is cancelled while it waits for the node is over at once and leaves nothing."""
     with ground.silent() as spec:
         start = asyncio.create_task(runtime.start(spec, timeout_s=TIMEOUT_S))
-        await asyncio.wait({start}, timeout=SHORT_S)
+        await asyncio.wait({start}, timeout=ground.short_s)
         start.cancel()
         with pytest.raises(asyncio.CancelledError):
             await start
@@ -224,7 +229,7 @@ async def test_a_start_can_be_cancelled_at_any_await(ground: Ground, runtime: Ru
         with contextlib.suppress(asyncio.CancelledError):
             await start
         assert len(await listed(runtime)) == (1 if finished else 0)
-        steps += 1 + steps // 4
+        steps = max(steps + 1, int(steps * ground.stride))
 
 
 async def test_starts_at_once_all_succeed(ground: Ground, runtime: Runtime) -> None:
@@ -307,7 +312,7 @@ async def test_a_start_in_flight_is_undone_before_the_runtime_closes(ground: Gro
     """A start that is cancelled twice is over at once, and undone by the time the runtime is closed."""
     with ground.silent() as spec:
         start = asyncio.create_task(runtime.start(spec, timeout_s=TIMEOUT_S))
-        await asyncio.wait({start}, timeout=SHORT_S)
+        await asyncio.wait({start}, timeout=ground.short_s)
         start.cancel()
         await asyncio.sleep(0)
         start.cancel()

@@ -84,3 +84,7 @@ def _descriptors() -> list[str]:
         except FileNotFoundError:
             continue
     return sorted(links)
+
+
+if __name__ == "__main__":
+    sys.exit(run(os.environ, socket.create_server((os.environ["HOST"], int(os.environ["PORT"])))))

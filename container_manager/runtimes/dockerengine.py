@@ -1,0 +1,119 @@
+"""One Docker engine: its clients, its threads, and what its answers and its silence mean."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import TypeVar
+
+from docker import APIClient
+from docker.errors import APIError, DockerException
+from docker.utils import kwargs_from_env
+from requests import PreparedRequest, Response
+
+from container_manager.runtimes.dockererrors import Unanswered, refusal, silence
+from container_manager.runtimes.dockerthreads import Threads, TimeUp
+
+T = TypeVar("T")
+Work = Callable[[APIClient], T]
+
+_ASK_S = 10.0
+_END_S = 60.0
+# Parallel creations do not scale on an engine: a few at a time. Ends and questions do not wait behind them.
+_STARTING, _ENDING, _ASKING = 4, 4, 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Which engine it is, and what its clock says, in seconds since the epoch."""
+
+    id: str
+    now_s: float
+
+
+class _Watching(APIClient):
+    """A client whose timeout holds for streams too: docker-py waits for an event, and for the engine, for ever."""
+
+    silence_s: float | None = None
+
+    def send(self, request: PreparedRequest, **kwargs: object) -> Response:
+        """See requests.Session."""
+        timeout_s = self.silence_s or kwargs.get("timeout")
+        return super().send(request, **{**kwargs, "timeout": timeout_s})  # type: ignore[arg-type]
+
+
+class Engine:
+    """Calls of one engine, each in a thread, with a deadline. Raises RuntimeUnavailable, and what `refusal` says.
+
+    Args:
+        url: where it listens; None for what DOCKER_HOST and its like say, else the usual socket.
+    """
+
+    def __init__(self, url: str | None = None) -> None:
+        self._url = url
+        self._starting = Threads("docker-start", _STARTING, self.connect)
+        self._ending = Threads("docker-end", _ENDING, self.connect)
+        self._asking = Threads("docker-ask", _ASKING, self.connect)
+
+    def connect(self, timeout_s: float) -> APIClient:
+        """Return a client of one's own, speaking the engine's version. Raises: DockerException."""
+        return APIClient(version="auto", timeout=timeout_s, **self._options())  # type: ignore[arg-type]
+
+    def watch(self, silence_s: float) -> APIClient:
+        """Return a client whose streams end when nothing comes for so long. Raises: DockerException."""
+        client = _Watching(version="auto", timeout=silence_s, **self._options())  # type: ignore[arg-type]
+        client.silence_s = silence_s
+        return client
+
+    async def close(self) -> None:
+        """End the threads."""
+        for threads in (self._starting, self._ending, self._asking):
+            await threads.close()
+
+    async def facts(self) -> Facts:
+        """Return which engine this is."""
+        info = await self.ask("asking who it is", lambda client: client.info())
+        return Facts(id=info["ID"], now_s=datetime.fromisoformat(info["SystemTime"]).timestamp())
+
+    async def ask(self, doing: str, work: Work[T]) -> T:
+        """Do what is quick and changes nothing, or next to it."""
+        return await self._call(self._asking, doing, work, timeout_s=_ASK_S)
+
+    async def begin(self, doing: str, work: Work[T], *, timeout_s: float = _END_S) -> T:
+        """Do what makes something; a cancellation waits for it, so that it can be undone."""
+        return await self._call(self._starting, doing, work, timeout_s=timeout_s, settle=True)
+
+    async def end(self, doing: str, work: Work[T]) -> T:
+        """Do what ends something; a cancellation waits for it."""
+        return await self._call(self._ending, doing, work, timeout_s=_END_S, settle=True)
+
+    def _options(self) -> dict[str, object]:
+        return {"base_url": self._url} if self._url else {**kwargs_from_env(os.environ)}
+
+    async def _call(self, threads: Threads, doing: str, work: Work[T], *, timeout_s: float, settle: bool = False) -> T:
+        try:
+            return await threads.call(work, timeout_s=timeout_s, settle=settle)
+        except TimeUp:
+            raise Unanswered(f"{doing}: no answer from the Docker engine within {timeout_s:.3g} s") from None
+        except APIError as error:
+            raise refusal(error, doing) from error
+        except (DockerException, OSError, ValueError) as error:
+            raise silence(error, doing) from error
+
+
+class Tolerating:
+    """Takes refusals with these statuses for the end of the matter."""
+
+    def __init__(self, *statuses: int) -> None:
+        self._statuses = statuses
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        return isinstance(error, APIError) and error.status_code in self._statuses

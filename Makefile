@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 STARTED_AT := $(shell date +%s)
 
-.PHONY: help up demo test check format docs bench lock clean image base-image test-mongo-image compose-up compose-down
+.PHONY: help up demo test check format docs bench lock clean image base-image chaos test-mongo-image compose-up compose-down
 
 help: ## Show what can be asked for
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
@@ -22,6 +22,9 @@ demo: $(VENV)/.examples ## Two isolated users, then learn 300 Bach chorales and 
 
 test: $(VENV)/.dev ## Run every test
 	@exec $(PY) -m pytest $(PYTEST_ARGS)
+
+chaos: $(VENV)/.dev ## Try to break it: CHAOS_RUNS=n CHAOS_SEED=s [CHAOS_GROUND=sim|real|docker] [SCENARIO=stream-kills] [CHAOS_PLANT=name]
+	@PYTHONHASHSEED=0 exec $(PY) -m tests.chaos
 
 check: $(VENV)/.dev ## Lint, formatting, types
 	@$(PY) -m ruff check .

@@ -1,0 +1,61 @@
+"""Where runs take place, and which share of them does where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from tests.chaos import sim
+from tests.chaos.report import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the harness is asked for.
+
+    Attributes:
+        seed: of the first run; the next ones follow.
+        ground: one of GROUNDS, or "all".
+        plant, scenario: "" for none.
+    """
+
+    runs: int
+    seed: int
+    ground: str = "all"
+    plant: str = ""
+    scenario: str = ""
+
+    def again(self, outcome: Outcome) -> str:
+        """Return what runs this one again."""
+        ground = outcome.ground.partition(" ")[0]
+        plant = f" CHAOS_PLANT={self.plant}" if self.plant else ""
+        scenario = f" SCENARIO={self.scenario}" if self.scenario else ""
+        return f"make chaos CHAOS_RUNS=1 CHAOS_SEED={outcome.seed} CHAOS_GROUND={ground}{plant}{scenario}"
+
+
+Ground = Callable[[Sequence[int], str], Iterator[Outcome]]
+"""Runs the plans of these seeds, with this mistake planted where it is not in the process already."""
+
+
+def _sim(seeds: Sequence[int], _plant: str) -> Iterator[Outcome]:
+    for seed in seeds:
+        yield sim.run(seed)
+
+
+GROUNDS: Mapping[str, Ground] = {"sim": _sim}
+SCENARIOS: Mapping[str, Callable[[Asked], Iterator[Outcome]]] = {}
+
+
+def ran(asked: Asked) -> Iterator[Outcome]:
+    """Run what is asked for: of 20 runs 1 in containers and 6 with real processes, unless the ground is given."""
+    shares: dict[str, list[int]] = {ground: [] for ground in GROUNDS}
+    for seed in range(asked.seed, asked.seed + asked.runs):
+        shares[_ground(seed) if asked.ground == "all" else asked.ground].append(seed)
+    for ground, seeds in shares.items():
+        if seeds:
+            yield from GROUNDS[ground](seeds, asked.plant)
+
+
+def _ground(seed: int) -> str:
+    wanted = "docker" if seed % 20 == 0 else "real" if seed % 20 <= 6 else "sim"
+    return wanted if wanted in GROUNDS else "sim"

@@ -1,0 +1,167 @@
+"""One run of the simulation: the plan's clients against a simulated world, in which the plan's faults happen."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from random import Random
+from typing import Any
+from unittest import mock
+
+from kato_gateway.domain.sessions import NodeState
+from kato_gateway.registry.memory import MemoryRegistry
+from kato_node.node import UNASKED_MAX_S
+from tests.chaos.checker import check
+from tests.chaos.client import Client, Unusable, audit
+from tests.chaos.history import History
+from tests.chaos.plan import Fault, Plan, drawn
+from tests.chaos.report import Outcome
+from tests.chaos.sim.faults import DRAWN, FAULTS
+from tests.chaos.sim.line import DOORS, SimLine
+from tests.chaos.sim.process import VirtualLoop
+from tests.chaos.sim.world import POLICY, World
+
+PATIENCE_S = 400.0
+QUIET_S = 15.0
+STEPS_PER_CALL = 60
+
+
+def run(seed: int) -> Outcome:
+    """Run the seed's plan; the same each time."""
+    plan = drawn(seed, doors=tuple(DOORS), faults=DRAWN)
+    with _silent(), _chosen(seed), asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(_Run(plan).outcome())
+
+
+class _Run:
+    """One plan in one world."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._world = World(plan.seed)
+        self._history = History()
+        self._happened: list[str] = []
+        self._calls = 0
+        self._ends: list[Callable[[], None]] = []
+
+    async def outcome(self) -> Outcome:
+        world = self._world
+        await world.start_gateway().ready
+        clients = [
+            Client(SimLine(world, plan.door), plan, self._history, invoked=self._invoked, patience_s=PATIENCE_S)
+            for plan in self._plan.sessions
+        ]
+        words = await self._worked(clients, [plan.script for plan in self._plan.sessions])
+        self._heal()
+        for client, plan in zip(clients, self._plan.sessions, strict=True):
+            words += await self._worked([client], [audit(plan, self._history)])
+        unusable = len(words)
+        await asyncio.sleep(QUIET_S)
+        epochs, orphans, more = await self._left()
+        return Outcome(
+            ground="sim",
+            seed=self._plan.seed,
+            findings=check(self._history.calls),
+            orphans=orphans,
+            epochs=epochs,
+            unusable=unusable,
+            calls=len(self._history.calls),
+            faults=tuple(self._happened),
+            words=(*words, *more),
+        )
+
+    async def _worked(self, clients: list[Client], scripts: list[Any]) -> list[str]:
+        """Have every client do its part; return the words of those that could not."""
+        works = [client.work(script) for client, script in zip(clients, scripts, strict=True)]
+        results = await asyncio.gather(*works, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, Unusable):
+                raise result
+        return [f"unusable: {result}" for result in results if isinstance(result, Unusable)]
+
+    def _invoked(self) -> None:
+        """Have happen what is due with this call."""
+        for fault in self._plan.faults:
+            if fault.at_call == self._calls:
+                self._begin(fault)
+        self._calls += 1
+
+    def _begin(self, fault: Fault) -> None:
+        session = self._plan.sessions[fault.session]
+        steps = int(fault.delay**2 * STEPS_PER_CALL)
+
+        def ends(at_s: float, end: Callable[[], None]) -> None:
+            pending = [end]
+
+            def once() -> None:
+                while pending:
+                    pending.pop()()
+
+            self._ends.append(once)
+            asyncio.get_running_loop().call_later(at_s, once)
+
+        FAULTS[fault.name](self._world, session.processor_id, steps, fault.lasts_s, ends)
+        self._happened.append(str(fault))
+
+    def _heal(self) -> None:
+        """End whatever still goes wrong, and every node: what is found then is what was stored."""
+        while self._ends:
+            self._ends.pop(0)()
+        world = self._world
+        world.start_troubles.clear()
+        world.network.swallowed = world.answers_lost = 0
+        for troubles in world.troubles.values():
+            troubles.at_commit.clear()
+        assert world.gateway is not None
+        for process in (*world.processes.values(), world.gateway.process):
+            process.disarm()
+            process.resume()
+        world.kill_nodes()
+
+    async def _left(self) -> tuple[int, int, list[str]]:
+        """Return how many processors have two owners, how many nodes belong to nobody, and words for both."""
+        world = self._world
+        gateway = world.gateway
+        assert gateway is not None
+        assert gateway.process.alive
+        records = {record.node_id: record for record in await MemoryRegistry(world.tables).nodes()}
+        alive = {node_id: process for node_id, process in world.processes.items() if process.alive}
+        owners: dict[str, list[str]] = {}
+        orphans, words = 0, []
+        for node_id in alive:
+            node, record = world.nodes[node_id], records.get(node_id)
+            if node_id in world.cut_off:  # nobody can end it: it finds out by itself
+                continue
+            if node.state == "bound":
+                owners.setdefault(node.service.processor_id, []).append(node_id)
+            if record is None or record.state not in {NodeState.POOL, NodeState.BOUND}:
+                orphans += 1
+                words.append(f"orphan: {node_id} {node.state}, recorded as {record and record.state}")
+        doubled = [f"two epochs: {name}: {ids}" for name, ids in owners.items() if len(ids) > 1]
+        await gateway.process.run(gateway.lifecycle.stop())
+        await asyncio.sleep(QUIET_S if not world.cut_off else QUIET_S + max(UNASKED_MAX_S, POLICY.idle_timeout_s))
+        left = [node_id for node_id, process in world.processes.items() if process.alive]
+        words += [f"orphan: {node_id} outlived everything" for node_id in left]
+        return len(doubled), orphans + len(left), words + doubled
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep the logs of what goes wrong to itself."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _chosen(seed: int) -> Iterator[None]:
+    """Have ids follow from the seed."""
+    chance = Random(f"{seed}/ids")
+    with mock.patch.object(secrets, "token_hex", lambda length=16: chance.randbytes(length).hex()):
+        yield

@@ -141,7 +141,7 @@ def test_from_nothing_to_a_first_session_and_back(installation: Installation) ->
         observe(client, "/sessions/s", "a", "b", "c")
         assert learned(client, "/sessions/s") == ABC
         assert session["container_name"] in installation.nodes()
-        assert httpx.get(f"{client.base_url}sessions").status_code == 401
+        assert httpx.get(f"{installation.service('gateway').url}/sessions").status_code == 401
     _the_node_can_be_called_directly(session)
     installation.make("compose-down")
     assert installation.left() == {"containers": [], "networks": [], "volumes": [f"{installation.name}_mongo"]}

@@ -130,7 +130,8 @@ class NodeRecord:
     """One node, as the registry keeps it.
 
     Attributes:
-        node_id: its own, for life; the runtime's name for it is `kato-<node_id>`.
+        node_id: its own, for life.
+        called: what the runtime is asked to call it once it is bound; None: `kato-<node_id>`, its first name.
         spec_hash: of the specification that it was started from, but for its id: equal for interchangeable nodes.
         engine: the runtime's identity (container_manager.runtime.Runtime.engine) whose node it is; "" on old records.
         created_at_s, changed_at_s: when its intent was recorded, when it last changed state; seconds since the epoch.
@@ -150,12 +151,13 @@ class NodeRecord:
     epoch: int | None = None
     internal: Address | None = None
     external: Address | None = None
+    called: str | None = None
     version: int = 1
 
     @property
     def name(self) -> str:
-        """The name that the runtime knows the node by."""
-        return f"kato-{self.node_id}"
+        """The name that people see; what the node is addressed by is its id."""
+        return self.called or f"kato-{self.node_id}"
 
 
 def new_session(
@@ -243,9 +245,9 @@ def claimed(node: NodeRecord, *, processor_id: str, at_s: float) -> NodeRecord:
     return _node_moved(node, NodeState.BINDING, replace(node, processor_id=processor_id, changed_at_s=at_s))
 
 
-def bound(node: NodeRecord, *, epoch: int, at_s: float) -> NodeRecord:
-    """Return the node as bound with this epoch. Raises: IllegalMove."""
-    return _node_moved(node, NodeState.BOUND, replace(node, epoch=epoch, changed_at_s=at_s))
+def bound(node: NodeRecord, *, epoch: int, at_s: float, called: str | None = None) -> NodeRecord:
+    """Return the node as bound with this epoch, and called so from now on. Raises: IllegalMove."""
+    return _node_moved(node, NodeState.BOUND, replace(node, epoch=epoch, called=called, changed_at_s=at_s))
 
 
 def quarantined(node: NodeRecord, *, at_s: float) -> NodeRecord:

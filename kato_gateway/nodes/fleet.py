@@ -28,6 +28,7 @@ from kato_gateway.events import Event
 from kato_gateway.ground import Ground
 from kato_gateway.nodes.janitor import Janitor
 from kato_gateway.nodes.lookout import Lookout
+from kato_gateway.nodes.naming import called, rename
 from kato_gateway.nodes.pool import RETRY_AFTER_S, Claim, Pool
 from kato_gateway.registry.base import (
     Change,
@@ -318,7 +319,12 @@ class Fleet:
         Returns: None if the node was given up.
         """
         registry, now_s = self._ground.registry, self._ground.clock.now_s()
-        node = bound(claim.node, epoch=reply.identity.epoch or 0, at_s=now_s)
+        node = bound(
+            claim.node,
+            epoch=reply.identity.epoch or 0,
+            at_s=now_s,
+            called=called(self._ground.runtime, session, at_s=now_s),
+        )
         changes: list[Change] = [NodeChange(before=claim.node, after=node), *settled]
         opened: SessionRecord | None = None
         made = False
@@ -336,6 +342,7 @@ class Fleet:
         self._ground.events.publish(
             Event(kind="node_bound", at_s=now_s, processor_id=node.processor_id, node_id=node.node_id)
         )
+        self._ground.tasks.spawn("rename", rename(self._ground.runtime, node))
         return Placement(node=node, start=claim.start, session=opened, timings_ms={})
 
     async def _live_sessions(self, processor_id: str) -> Sequence[SessionRecord]:

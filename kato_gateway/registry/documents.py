@@ -27,7 +27,7 @@ Document: TypeAlias = dict[str, Plain]
 
 _FREE = ("config", "effective_config", "metadata")
 _ADDRESSES = ("internal", "external")
-_YOUNGER = frozenset({"engine"})  # fields that documents of an older KATO do not have; they have a default
+_YOUNGER = frozenset({"engine", "called"})  # fields that documents of an older KATO do not have; they have a default
 
 
 def session_document(record: SessionRecord) -> Document:
@@ -71,7 +71,7 @@ def node_document(record: NodeRecord) -> Document:
 
 
 def node_record(document: Mapping[str, Plain]) -> NodeRecord:
-    """Return the node that `node_document` wrote; an older one's knew no `engine`."""
+    """Return the node that `node_document` wrote; an older one knew less."""
     plain = {name: document[name] for name in _NODE_FIELDS if name in document or name not in _YOUNGER}
     return NodeRecord(
         node_id=cast("str", document["_id"]),

@@ -9,6 +9,7 @@ from typing import TypeAlias
 from container_manager.runtime import Runtime
 from container_manager.spec import NodeSpec
 from kato_gateway.clock import Clock
+from kato_gateway.dataplane.routes import RouteTable
 from kato_gateway.domain.policy import LifecyclePolicy
 from kato_gateway.events import Events
 from kato_gateway.nodes.protocol import NodeClient
@@ -22,7 +23,7 @@ NewSpec: TypeAlias = Callable[[str, float], NodeSpec]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
-    """The outside, the settings, and who owns the tasks.
+    """The outside, the settings, who owns the tasks, who hears what happens, and where calls go.
 
     Attributes:
         secret: the deployment's, under which tokens are issued; in nothing that is printed.
@@ -34,14 +35,20 @@ class Ground:
     new_spec: NewSpec
     policy: LifecyclePolicy
     clock: Clock
-    events: Events
-    tasks: Tasks
     secret: str = field(default="", repr=False)
+    events: Events = field(default_factory=Events)
+    tasks: Tasks = field(default_factory=Tasks)
+    routes: RouteTable = field(default_factory=RouteTable)
 
     @property
     def spec_hash(self) -> str:
         """Equal for the nodes that are interchangeable with those started today."""
         return self.new_spec("", 0.0).spec_hash
+
+    @property
+    def engine(self) -> str:
+        """Where its nodes run; what is on record of another is not this gateway's to judge."""
+        return self.runtime.engine
 
     @property
     def deployment(self) -> str:

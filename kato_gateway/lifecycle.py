@@ -12,11 +12,10 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Mapping
-from typing import Literal
 
 from container_manager.runtime import Runtime
 from kato_gateway.clock import Clock, SystemClock
-from kato_gateway.dataplane.routes import Route, RouteTable
+from kato_gateway.dataplane.routes import Route
 from kato_gateway.domain.errors import Conflict, GatewayError, GatewayStopping, SessionNotFound
 from kato_gateway.domain.owners import meant, permits
 from kato_gateway.domain.policy import LifecyclePolicy
@@ -28,14 +27,14 @@ from kato_gateway.domain.sessions import (
     SessionRecord,
     ended,
     extended,
-    new_session,
 )
-from kato_gateway.events import Event, Events
+from kato_gateway.events import Event
 from kato_gateway.ground import Ground, NewSpec
 from kato_gateway.nodes.admission import Admission, Memory
 from kato_gateway.nodes.fleet import POLL_S, Fleet
 from kato_gateway.nodes.janitor import Janitor
 from kato_gateway.nodes.lookout import Lookout
+from kato_gateway.nodes.peers import Peers
 from kato_gateway.nodes.pool import Pool
 from kato_gateway.nodes.protocol import NodeClient
 from kato_gateway.nodes.recovery import Recovery
@@ -43,7 +42,8 @@ from kato_gateway.nodes.survey import Survey
 from kato_gateway.registry.base import Change, Leftover, LeftoverChange, PurgeChange, Registry, SessionChange
 from kato_gateway.sessions.activity import Activity
 from kato_gateway.sessions.configs import Configs
-from kato_gateway.sessions.creating import TTL_S_MAX, Created, CreateSession, Start, check, check_ttl
+from kato_gateway.sessions.creating import TTL_S_MAX, Created, CreateSession, check_ttl
+from kato_gateway.sessions.creator import Creator
 from kato_gateway.sessions.directory import Directory
 from kato_gateway.sessions.opener import Opener
 from kato_gateway.sessions.opening import access_token
@@ -67,6 +67,7 @@ class Lifecycle:
         new_spec: makes the specification of each node; see ground.NewSpec.
         secret: the deployment's, under which the sessions' tokens are issued.
         memory: what the host could still give to nodes.
+        gateway_id: this gateway's own among those that share the registry, the same after a restart; made up if "".
 
     Whoever calls on a session says as `owner` whose call it is: to another's caller the session does not exist. None is
     whoever may call on them all: the gateway itself, or everybody where there are no keys.
@@ -78,6 +79,7 @@ class Lifecycle:
         events: what happens, to listen to.
         configs: the sessions' configurations.
         survey: the nodes as they are, and what the gateway stands on.
+        peers: which other gateways there are; while one shares this one's nodes, they are not to be killed.
         pool: its `view` is for the gateway's status.
     """
 
@@ -92,12 +94,9 @@ class Lifecycle:
         clock: Clock | None = None,
         secret: str = "",
         memory: Memory = lambda: None,
+        gateway_id: str = "",
     ) -> None:
         clock = clock or SystemClock()
-        self.events = Events()
-        self.routes = RouteTable()
-        self.activity = Activity(clock.now_s)
-        self._loops = Tasks()
         self._ground = ground = Ground(
             registry=registry,
             runtime=runtime,
@@ -105,29 +104,25 @@ class Lifecycle:
             new_spec=new_spec,
             policy=policy,
             clock=clock,
-            events=self.events,
-            tasks=Tasks(),
             secret=secret,
         )
-        self.directory = Directory(ground, self.activity)
-        self._janitor = Janitor(ground, self._forget)
-        self.pool = Pool(ground, self._janitor, Admission(ground, self.activity, memory))
-        lookout = self._lookout = Lookout(ground)
-        self._fleet = Fleet(ground, pool=self.pool, janitor=self._janitor, lookout=lookout, routes=self.routes)
-        self._opener = Opener(ground, fleet=self._fleet, directory=self.directory, routes=self.routes)
-        self._recovery = Recovery(
-            ground, fleet=self._fleet, pool=self.pool, janitor=self._janitor, lookout=lookout, routes=self.routes
-        )
+        self._loops = Tasks()
+        self.events, self.routes = ground.events, ground.routes
+        self.activity = Activity(clock.now_s)
+        self.peers = peers = Peers(ground, gateway_id or secrets.token_hex(8))
+        self.directory = Directory(ground, self.activity, peers)
+        self._janitor = janitor = Janitor(ground, self._forget)
+        self.pool = pool = Pool(ground, janitor, Admission(ground, self.activity, memory), peers)
+        self._lookout = lookout = Lookout(ground)
+        self._fleet = fleet = Fleet(ground, peers=peers, pool=pool, janitor=janitor, lookout=lookout)
+        self._opener = Opener(ground, fleet=fleet, directory=self.directory, waits=pool.is_queued)
+        self._creator = Creator(ground, opener=self._opener, directory=self.directory, end=self._end)
+        self._recovery = Recovery(ground, peers=peers, fleet=fleet, pool=pool, janitor=janitor, lookout=lookout)
         self.configs = Configs(
-            ground,
-            directory=self.directory,
-            activity=self.activity,
-            routes=self.routes,
-            resolve=self.resolve,
-            lost=self.lost,
+            ground, directory=self.directory, activity=self.activity, resolve=self.resolve, lost=self.lost
         )
         self.survey = Survey(ground, self.directory)
-        self._upkeep = Upkeep(ground, self.activity, end=self._end, is_opening=self._opener.is_opening)
+        self._upkeep = Upkeep(ground, self.activity, self.directory, end=self._end, is_opening=self._opener.is_opening)
         self._serving = False
         self._swept = asyncio.Event()
 
@@ -149,7 +144,8 @@ class Lifecycle:
     async def stop(self) -> None:
         """Take no more calls, end every node gently, leave each session hibernated. Idempotent, bounded in time.
 
-        Cancelled, it undoes the starts under way, and leaves the nodes that run.
+        While another gateway serves by the same nodes, they and their sessions are left to that. Cancelled, it undoes
+        the starts under way, and leaves the nodes that run.
         """
         if not self._serving:
             return
@@ -157,7 +153,9 @@ class Lifecycle:
         self.pool.stop_filling()
         try:
             await self._loops.cancel()
-            await end_everything(self._ground, self._janitor, self._recovery, self._upkeep)
+            await end_everything(
+                self._ground, peers=self.peers, janitor=self._janitor, recovery=self._recovery, upkeep=self._upkeep
+            )
         finally:
             for tasks in (self._loops, self._ground.tasks):
                 await tasks.cancel()
@@ -169,11 +167,7 @@ class Lifecycle:
             RuntimeOutOfReach, RegistryUnavailable. After any of them no session is left behind.
         """
         self._check_serving()
-        check(wanted)
-        session_id = meant(wanted.session_id or secrets.token_hex(16), caller=wanted.owner)
-        return await self._ground.tasks.outlive(
-            "create", self._create(wanted, session_id), may_end=lambda: self._opener.is_queued(session_id)
-        )
+        return await self._creator.create(wanted)
 
     async def resolve(self, session_id: str, *, owner: str | None = None) -> Route:
         """Return the session's route; on a miss find its processor's node, or wake one. `default` is made on demand.
@@ -201,9 +195,12 @@ class Lifecycle:
         if known is None or known == route:
             await self._fleet.doubt(route.node_id)
 
-    def touch(self, session_id: str) -> None:
-        """Note a call on the session, which slides its expiry; in memory, written now and then."""
-        self.activity.touch(session_id)
+    async def is_lost(self, route: Route) -> bool:
+        """Ask after the node of a call that has waited long: True once it is known to serve nobody.
+
+        Raises: RuntimeOutOfReach, NodeTimeout, RegistryUnavailable if that cannot be told now.
+        """
+        return await self._fleet.is_lost(route.node_id)
 
     def access_token(self, record: SessionRecord) -> str:
         """Return what lets its holder call on the session at its node, without the gateway."""
@@ -278,64 +275,6 @@ class Lifecycle:
                 self.pool.fill()
             self._swept.set()
 
-    async def _create(self, wanted: CreateSession, session_id: str) -> Created:
-        clock = self._ground.clock
-        began_s = clock.now_s()
-        _, created = await self._recorded(wanted, session_id)
-        try:
-            opened = await self._opener.open(session_id, owner=wanted.owner)
-        except SessionNotFound:
-            if created:
-                raise
-            return await self._create(wanted, session_id)  # the one that was found has gone meanwhile
-        start: Start = opened.start
-        if not created and start != "shared":
-            start = "restored"
-        total_ms = 1000 * (clock.now_s() - began_s)
-        return Created(
-            record=opened.record,
-            route=opened.route,
-            node=opened.node,
-            created=created,
-            start=start,
-            timings_ms={"claim": 0.0, "spawn": 0.0, "ready": 0.0, "bind": 0.0, **opened.timings_ms, "total": total_ms},
-        )
-
-    async def _recorded(self, wanted: CreateSession, session_id: str) -> tuple[SessionRecord, bool]:
-        """Return the new session's record, or the caller's live one of this id and False.
-
-        Raises: Conflict, Forbidden.
-        """
-        user_id = wanted.owner if wanted.user_id is None else wanted.user_id
-        policy = self._ground.policy
-        for _ in range(_ROUNDS):
-            found = await self._ground.registry.session(session_id) if wanted.session_id else None
-            if found is not None and found.live:
-                if self.directory.is_due(found):
-                    await self._end(found, EndReason.EXPIRED)
-                    continue
-                theirs = not permits(found.owner, caller=wanted.owner) or found.user_id != user_id
-                if theirs or wanted.node_id not in {None, found.processor_id}:
-                    raise Conflict(f"Session {session_id!r} is somebody else's, or another node_id's; take another id.")
-                return found, False
-            record = new_session(
-                session_id,
-                incarnation=secrets.token_hex(8),
-                at_s=self._ground.clock.now_s(),
-                ttl_s=policy.session_ttl_s if wanted.ttl_seconds is None else wanted.ttl_seconds,
-                processor_id=wanted.node_id,
-                owner=wanted.owner,
-                user_id=user_id,
-                sliding=wanted.sliding,
-                config=wanted.config,
-                metadata=wanted.metadata,
-            )
-            changes = [SessionChange(before=found, after=record), *await self.directory.owning(record)]
-            if await self._ground.registry.apply(changes):
-                self._tell_session("session_created", record)
-                return record, True
-        raise _changing(session_id)
-
     async def _end(self, record: SessionRecord, reason: EndReason, *, purge: bool = False) -> bool:
         """End the session as it stands in this record; False if the record has moved on."""
         after = ended(record, reason=reason, at_s=self._ground.clock.now_s())
@@ -353,11 +292,11 @@ class Lifecycle:
                 return False
         finally:
             self.routes.drop_session(record.session_id)  # whatever came of it, the next call finds out
-        self._opener.close(record.session_id)
-        self._tell_session("session_ended", after)
+        self._opener.close(record)
+        self._tell_ended(after)
         policy, work = self._ground.policy, self._fleet.purge if purge else self._fleet.tidy
         tidying = self._ground.tasks.spawn("tidy", work(record.processor_id))
-        if not self._opener.is_opening(record.session_id):  # else whoever finds it a node is told, and tidies
+        if not self._opener.is_opening(record):  # else whoever finds it a node is told, and tidies
             timeout_s = policy.start_timeout_s + policy.bind_timeout_s if purge else policy.call_timeout_s
             await asyncio.wait({tidying}, timeout=timeout_s)
         return True
@@ -365,12 +304,14 @@ class Lifecycle:
     async def _end_node(self, node: NodeRecord) -> None:
         ground = self._ground
         self._fleet.forget(node.node_id)
-        if node.state is NodeState.BOUND:
+        if node.state is NodeState.BOUND:  # drained by itself, wherever it runs
             try:
                 await ground.client.drain(node, timeout_s=ground.policy.call_timeout_s)
             except GatewayError as error:
                 _log.info("node_not_drained", extra={"node_id": node.node_id, "reason": error.message})
             else:
+                if not node.is_on(ground.engine):
+                    return  # it leaves, and its own gateway sees it gone
                 await self._lookout.gone(node.node_id, within_s=ground.policy.drain_grace_s, poll_s=POLL_S)
         await self._janitor.end(node)
 
@@ -383,10 +324,10 @@ class Lifecycle:
         if not self._serving:
             raise GatewayStopping
 
-    def _tell_session(self, kind: Literal["session_created", "session_ended"], record: SessionRecord) -> None:
+    def _tell_ended(self, record: SessionRecord) -> None:
         self.events.publish(
             Event(
-                kind=kind,
+                kind="session_ended",
                 at_s=self._ground.clock.now_s(),
                 session_id=record.session_id,
                 processor_id=record.processor_id,

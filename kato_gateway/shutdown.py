@@ -12,6 +12,7 @@ from kato_gateway.domain.errors import GatewayError
 from kato_gateway.domain.sessions import NodeRecord, NodeState
 from kato_gateway.ground import Ground
 from kato_gateway.nodes.janitor import Janitor
+from kato_gateway.nodes.peers import Peers
 from kato_gateway.nodes.recovery import Recovery
 from kato_gateway.sessions.upkeep import Upkeep
 from kato_gateway.tasks import all_of
@@ -19,10 +20,11 @@ from kato_gateway.tasks import all_of
 _log = logging.getLogger(__name__)
 
 
-async def end_everything(ground: Ground, janitor: Janitor, recovery: Recovery, upkeep: Upkeep) -> None:
+async def end_everything(ground: Ground, *, peers: Peers, janitor: Janitor, recovery: Recovery, upkeep: Upkeep) -> None:
     """End what is under way, write what is in memory, end the nodes; each part within its own time, come what may.
 
-    What cannot be recorded now, the next start concludes from what it finds.
+    The nodes are ended by the last gateway that serves by them. What cannot be recorded now, the next start concludes
+    from what it finds.
     """
     call_s = ground.policy.call_timeout_s
     removal_s = ground.policy.drain_grace_s + 2 * call_s
@@ -30,13 +32,19 @@ async def end_everything(ground: Ground, janitor: Janitor, recovery: Recovery, u
     ground.tasks.interrupt()
     await _attempt("interrupted calls", ground.tasks.settled(), call_s)
     await _attempt("flush", upkeep.flush(), call_s)
+    await _attempt("leave", peers.leave(), call_s)
+    if peers.share_nodes:
+        _log.info("nodes_left", extra={"reason": "another gateway serves by them"})
+        await _attempt("removals", ground.tasks.settled(), removal_s)
+        return
     await _attempt("recorded nodes", _end_recorded(ground, janitor), removal_s)
     await _attempt("recorded nodes", ground.tasks.settled(), removal_s)
     await _attempt("running nodes", _end_running(ground, recovery), removal_s)
 
 
 async def _end_recorded(ground: Ground, janitor: Janitor) -> None:
-    await all_of(_end_one(ground, janitor, node) for node in await ground.registry.nodes())
+    records = await ground.registry.nodes()
+    await all_of(_end_one(ground, janitor, node) for node in records if node.is_on(ground.engine))
 
 
 async def _end_one(ground: Ground, janitor: Janitor, node: NodeRecord) -> None:

@@ -94,6 +94,7 @@ async def connected(settings: Settings, stack: AsyncExitStack, *, say: Say) -> P
         policy=_policy(settings),
         secret=secret,
         memory=available_bytes,
+        gateway_id=deployment_id(settings.home),
     )
     app = create_app(
         lifecycle,

@@ -30,7 +30,7 @@ def has_room(live: int, *, nodes_max: int, available_bytes: int | None, node_byt
 
 
 def retry_after_s(
-    last_uses_s: Collection[float], ends_s: Collection[float], *, now_s: float, idle_timeout_s: float
+    last_uses_s: Collection[float], end_ages_s: Collection[float], *, now_s: float, idle_timeout_s: float
 ) -> float:
     """Return when a node is expected to be free, in seconds from now, from RETRY_S_MIN to RETRY_S_MAX.
 
@@ -38,10 +38,10 @@ def retry_after_s(
 
     Args:
         last_uses_s: when each bound node was last used; one in use, now.
-        ends_s: when nodes ended.
+        end_ages_s: how long ago nodes ended.
         idle_timeout_s: 0: none stops by itself.
     """
-    recent = sum(now_s - RECENT_S <= at_s for at_s in ends_s)
+    recent = sum(age_s <= RECENT_S for age_s in end_ages_s)
     expected = [RETRY_S_MAX]
     if recent:
         expected.append(RECENT_S / recent)

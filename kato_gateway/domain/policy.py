@@ -9,7 +9,7 @@ from typing import Literal
 
 from container_manager.spec import Liveness, NodeStatus
 from kato_gateway.domain.admission import NODE_BYTES
-from kato_gateway.domain.sessions import NodeRecord, NodeState, SessionRecord, SessionStatus, slid
+from kato_gateway.domain.sessions import NodeRecord, NodeState, SessionRecord, slid
 
 YIELD_S_MAX = 1.0
 BACKOFF_S_MIN = 0.5
@@ -35,7 +35,9 @@ class LifecyclePolicy:
         upkeep_interval_s: between two looks for expired sessions.
         flush_interval_s: between two writes of the sessions' last use.
         sweep_interval_s: between two comparisons of what runs with what is recorded.
-        unwell_max_s: how long a node that runs may not answer, or be draining, before it is ended.
+        silent_max_s: how long a node that runs may not answer before it is ended.
+        draining_max_s: how long it may be draining.
+        gateway_silent_max_s: how long another gateway may not say that it serves before it is taken to be gone.
         quarantine_s: how long a running node that nobody has recorded is left alone.
         ended_kept_s: how long an ended session is remembered.
     """
@@ -53,7 +55,9 @@ class LifecyclePolicy:
     upkeep_interval_s: float = 1.0
     flush_interval_s: float = 3.0
     sweep_interval_s: float = 10.0
-    unwell_max_s: float = 30.0
+    silent_max_s: float = 10.0
+    draining_max_s: float = 30.0
+    gateway_silent_max_s: float = 30.0
     quarantine_s: float = 60.0
     ended_kept_s: float = 86_400.0
 
@@ -69,6 +73,9 @@ class PoolView:
         idle: members ready to be claimed; starting: those being started; waiting: users who found no member ready.
         busy_since_s: since when users have been claiming and binding without a pause; None: nobody is.
         failures: starts that failed since the last that succeeded; failed_at_s: when the last of them did.
+        held_until_s: when to look again at a pool that another gateway is filling.
+
+    Times are of a clock that only goes on.
     """
 
     idle: int
@@ -77,6 +84,7 @@ class PoolView:
     busy_since_s: float | None
     failures: int
     failed_at_s: float
+    held_until_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +108,7 @@ def plan_refill(view: PoolView, *, now_s: float, size: int, starts_max: int) -> 
     start = min(missing, max(1, starts_max // 2) - view.starting)
     if start <= 0:
         return RefillPlan(start=0, again_in_s=None)
-    wait_s = max(_backoff_left_s(view, now_s), _yield_left_s(view, now_s))
+    wait_s = max(_backoff_left_s(view, now_s), _yield_left_s(view, now_s), view.held_until_s - now_s)
     return RefillPlan(start=0, again_in_s=wait_s) if wait_s > 0 else RefillPlan(start=start, again_in_s=None)
 
 
@@ -118,31 +126,44 @@ def _yield_left_s(view: PoolView, now_s: float) -> float:
 # --- expiry -----------------------------------------------------------------------------------------------------------
 
 
-def expires_at_s(record: SessionRecord, last_use_s: float | None) -> float | None:
-    """Return when the session expires, a use that is not written yet included; None: never."""
+def expires_at_s(record: SessionRecord, last_use_s: float | None, *, slack_s: float = 0.0) -> float | None:
+    """Return when the session expires, a use that is not written yet included; None: never.
+
+    This is the date's to say, and jumps with it: a time to live that spans restarts and hosts has no other measure.
+
+    Args:
+        slack_s: for how long another gateway may not have written a use that moves the expiry.
+    """
     known = record if last_use_s is None else slid(record, at_s=last_use_s)
-    return known.expires_at_s
+    if known.expires_at_s is None:
+        return None
+    return known.expires_at_s + (slack_s if record.sliding else 0.0)
 
 
 def plan_expiry(
-    records: Collection[SessionRecord], *, last_uses_s: Mapping[str, float], in_use: Collection[str], now_s: float
+    records: Collection[SessionRecord],
+    *,
+    last_uses_s: Mapping[str, float],
+    in_use: Collection[str],
+    now_s: float,
+    slack_s: float = 0.0,
 ) -> tuple[SessionRecord, ...]:
     """Return the live sessions whose time has come: none with a call open, none used since within its time to live."""
     return tuple(
         record
         for record in records
-        if record.live and record.session_id not in in_use and _has_come(record, last_uses_s, now_s)
+        if record.live and record.session_id not in in_use and _has_come(record, last_uses_s, now_s, slack_s)
     )
 
 
-def _has_come(record: SessionRecord, last_uses_s: Mapping[str, float], now_s: float) -> bool:
-    at_s = expires_at_s(record, last_uses_s.get(record.session_id))
+def _has_come(record: SessionRecord, last_uses_s: Mapping[str, float], now_s: float, slack_s: float) -> bool:
+    at_s = expires_at_s(record, last_uses_s.get(record.session_id), slack_s=slack_s)
     return at_s is not None and at_s <= now_s
 
 
-def stuck_since_s(*, now_s: float, policy: LifecyclePolicy) -> float:
-    """Return the date before which a session that is still being created was left behind by its gateway."""
-    return now_s - policy.start_timeout_s - policy.bind_timeout_s - INTENT_SLACK_S
+def is_stuck(age_s: float, policy: LifecyclePolicy) -> bool:
+    """Return whether a session that has been seen being created for so long was left behind by its gateway."""
+    return age_s >= policy.start_timeout_s + policy.bind_timeout_s + INTENT_SLACK_S
 
 
 # --- nodes: what runs, what is recorded, what they answer -----------------------------------------------------------
@@ -163,14 +184,18 @@ class Sight:
     """What was found out about a node.
 
     Attributes:
+        foreign: it is of another deployment or engine, and whether it lives is not ours to know.
         asked: whether the node itself was asked; its answer is None if it gave none.
         unwell_s: how long it has been alive and not answering, or draining.
+        age_s: how long this gateway has seen its record as it is.
     """
 
     liveness: Liveness
+    foreign: bool = False
     asked: bool = False
     answer: Answer | None = None
     unwell_s: float = 0.0
+    age_s: float = 0.0
 
 
 class Verdict(Enum):
@@ -183,44 +208,71 @@ class Verdict(Enum):
     QUARANTINE = "quarantine"  # it runs, and is not what its record says
 
 
-def judge(node: NodeRecord, sight: Sight, *, now_s: float, spec_hash: str, policy: LifecyclePolicy) -> Verdict:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hashes:
+    """Which specifications of nodes are of use (NodeSpec.spec_hash).
+
+    Attributes:
+        own: of the nodes that this gateway would start today.
+        others: of those that the other gateways of its engine would start.
+    """
+
+    own: str
+    others: frozenset[str] = frozenset()
+
+
+def judge(node: NodeRecord, sight: Sight, *, hashes: Hashes, policy: LifecyclePolicy) -> Verdict:
     """Judge a recorded node. While the runtime cannot tell whether it lives, nothing follows.
 
-    Args:
-        spec_hash: of the nodes that would be started today; an unbound one of another is of no use.
+    One of another deployment or engine is only ever found GOOD, or to be waited for. An unbound one of a specification
+    that nobody would start today is of no use; one that another gateway would start is left to that.
     """
-    age_s = now_s - node.changed_at_s
-    young = node.state is NodeState.CREATING and age_s < policy.start_timeout_s + INTENT_SLACK_S
+    if sight.foreign:
+        return _judge_foreign(node, sight.answer)
+    young = node.state is NodeState.CREATING and sight.age_s < policy.start_timeout_s + INTENT_SLACK_S
     if sight.liveness is Liveness.UNKNOWN or young:
         return Verdict.WAIT
     if sight.liveness is Liveness.DEAD or node.state in {NodeState.CREATING, NodeState.ENDED}:
         return Verdict.END
     if node.state is NodeState.QUARANTINED:
-        return Verdict.END if age_s >= policy.quarantine_s else Verdict.WAIT
-    return _judge_answer(node, sight, age_s, spec_hash, policy) if sight.asked else Verdict.WAIT
+        return Verdict.END if sight.age_s >= policy.quarantine_s else Verdict.WAIT
+    return _judge_answer(node, sight, hashes, policy) if sight.asked else Verdict.WAIT
 
 
-def _judge_answer(node: NodeRecord, sight: Sight, age_s: float, spec_hash: str, policy: LifecyclePolicy) -> Verdict:
+def _judge_foreign(node: NodeRecord, answer: Answer | None) -> Verdict:
+    """Take the node's own word, if it is just what its record says."""
+    return Verdict.GOOD if answer is not None and _is_as_bound(node, answer) else Verdict.WAIT
+
+
+def _is_as_bound(node: NodeRecord, answer: Answer) -> bool:
+    told = (answer.node_id, answer.state, answer.processor_id, answer.epoch)
+    return node.state is NodeState.BOUND and told == (node.node_id, "bound", node.processor_id, node.epoch)
+
+
+def _judge_answer(node: NodeRecord, sight: Sight, hashes: Hashes, policy: LifecyclePolicy) -> Verdict:
     answer = sight.answer
     if answer is not None and answer.node_id != node.node_id:
         return Verdict.QUARANTINE
-    if answer is None or answer.state == "draining":
-        return Verdict.END if sight.unwell_s >= policy.unwell_max_s else Verdict.WAIT
+    if answer is None:
+        return Verdict.END if sight.unwell_s >= policy.silent_max_s else Verdict.WAIT
+    if answer.state == "draining":
+        return Verdict.END if sight.unwell_s >= policy.draining_max_s else Verdict.WAIT
     if node.state is NodeState.POOL:
-        return _judge_member(node, answer, spec_hash)
-    return _judge_holder(node, answer, age_s, policy)
+        return _judge_member(node, answer, hashes)
+    return _judge_holder(node, answer, sight.age_s, policy)
 
 
-def _judge_member(node: NodeRecord, answer: Answer, spec_hash: str) -> Verdict:
+def _judge_member(node: NodeRecord, answer: Answer, hashes: Hashes) -> Verdict:
     if answer.state != "unbound":
         return Verdict.QUARANTINE
-    return Verdict.GOOD if node.spec_hash == spec_hash else Verdict.END
+    if node.spec_hash == hashes.own:
+        return Verdict.GOOD
+    return Verdict.WAIT if node.spec_hash in hashes.others else Verdict.END
 
 
 def _judge_holder(node: NodeRecord, answer: Answer, age_s: float, policy: LifecyclePolicy) -> Verdict:
     if node.state is NodeState.BOUND:
-        told = (answer.state, answer.processor_id, answer.epoch)
-        return Verdict.GOOD if told == ("bound", node.processor_id, node.epoch) else Verdict.QUARANTINE
+        return Verdict.GOOD if _is_as_bound(node, answer) else Verdict.QUARANTINE
     if answer.state == "unbound":  # whoever claimed it has not told it yet, or never will
         return Verdict.END if age_s >= policy.call_timeout_s else Verdict.WAIT
     if answer.state == "bound":
@@ -244,7 +296,8 @@ def plan_recovery(
     unrecorded: Collection[NodeStatus],
     *,
     now_s: float,
-    spec_hash: str,
+    engine: str,
+    hashes: Hashes,
     policy: LifecyclePolicy,
 ) -> tuple[Step, ...]:
     """Plan what to do about every node, recorded or running; those to wait for are left out.
@@ -253,26 +306,28 @@ def plan_recovery(
         sights: of each record, by node id; one that is missing is not known to be anything.
         unrecorded: what the runtime has of this deployment and the registry has not: the dead leave traces to remove,
             the living are quarantined.
+        engine: the runtime's.
     """
     unknown = Sight(liveness=Liveness.UNKNOWN)
     seen = [(record, sights.get(record.node_id, unknown)) for record in records]
     steps = [
         Step(
             node=record,
-            verdict=judge(record, sight, now_s=now_s, spec_hash=spec_hash, policy=policy),
+            verdict=judge(record, sight, hashes=hashes, policy=policy),
             answer=sight.answer,
         )
         for record, sight in seen
     ]
-    steps += [_found(status, now_s) for status in unrecorded if status.liveness is not Liveness.UNKNOWN]
+    steps += [_found(status, engine, now_s) for status in unrecorded if status.liveness is not Liveness.UNKNOWN]
     return tuple(step for step in steps if step.verdict is not Verdict.WAIT)
 
 
-def _found(status: NodeStatus, now_s: float) -> Step:
+def _found(status: NodeStatus, engine: str, now_s: float) -> Step:
     alive = status.liveness is Liveness.ALIVE
     record = NodeRecord(
         node_id=status.node_id,
         spec_hash=status.spec_hash,
+        engine=engine,
         created_at_s=status.created_at_s,
         changed_at_s=now_s,
         state=NodeState.QUARANTINED if alive else NodeState.ENDED,
@@ -285,8 +340,3 @@ def _found(status: NodeStatus, now_s: float) -> Step:
 def needs_asking(node: NodeRecord, liveness: Liveness) -> bool:
     """Return whether a judgement of the node takes its own answer."""
     return liveness is Liveness.ALIVE and node.state in {NodeState.POOL, NodeState.BINDING, NodeState.BOUND}
-
-
-def serving(records: Collection[SessionRecord]) -> bool:
-    """Return whether a node of these sessions' processor has anybody to serve."""
-    return any(record.status in {SessionStatus.CREATING, SessionStatus.ACTIVE} for record in records)

@@ -68,6 +68,7 @@ NODE_MOVES: Mapping[NodeState, frozenset[NodeState]] = {
 }
 
 LIVE_STATUSES = frozenset({SessionStatus.CREATING, SessionStatus.ACTIVE, SessionStatus.HIBERNATED})
+SERVED_STATUSES = frozenset({SessionStatus.CREATING, SessionStatus.ACTIVE})  # those for which a node is kept
 HOLDING_STATES = frozenset({NodeState.BINDING, NodeState.BOUND})
 
 
@@ -158,6 +159,10 @@ class NodeRecord:
     def name(self) -> str:
         """The name that people see; what the node is addressed by is its id."""
         return self.called or f"kato-{self.node_id}"
+
+    def is_on(self, engine: str) -> bool:
+        """Whether it is a node of this engine, as those on old records are taken to be."""
+        return self.engine in {"", engine}
 
 
 def new_session(

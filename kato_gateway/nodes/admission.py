@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from kato_gateway.domain.admission import has_room, retry_after_s
 from kato_gateway.domain.errors import CapacityReached
-from kato_gateway.domain.sessions import SessionStatus
+from kato_gateway.domain.sessions import NodeState, SessionStatus
 from kato_gateway.events import Event
 from kato_gateway.ground import Ground
 from kato_gateway.registry.base import SessionQuery
@@ -49,7 +49,7 @@ class Admission:
 
     async def admit_node(self) -> None:
         """Let one more node be started. Raises: CapacityReached, RegistryUnavailable."""
-        live = await self._ground.registry.count_nodes()
+        live = await self._live()
         policy, memory = self._ground.policy, self._memory()
         if not has_room(live, nodes_max=policy.nodes_max, available_bytes=memory, node_bytes=policy.node_bytes):
             why = f"{policy.nodes_max} are admitted" if live >= policy.nodes_max else "the host's memory admits no more"
@@ -58,6 +58,14 @@ class Admission:
                 details={"nodes": live, "nodes_max": policy.nodes_max},
                 retry_after_s=await self.retry_after_s(),
             )
+
+    async def _live(self) -> int:
+        """Return how many nodes live on this engine, exactly if that may matter."""
+        live = await self._ground.registry.count_nodes()
+        if live < self._ground.policy.nodes_max:
+            return live
+        ours = (node for node in await self._ground.registry.nodes() if node.is_on(self._ground.engine))
+        return sum(node.state is not NodeState.ENDED for node in ours)
 
     async def admit_waiting(self, waiting: int) -> None:
         """Let one more start wait beside the `waiting` ones. Raises: CapacityReached, RegistryUnavailable."""
@@ -70,19 +78,20 @@ class Admission:
 
     async def retry_after_s(self) -> float:
         """Return when a node is expected to be free, in seconds."""
+        ground = self._ground
         query = SessionQuery(statuses=frozenset({SessionStatus.ACTIVE}))
         uses_s: dict[str, float] = {}
-        for session in await self._ground.registry.sessions(query, limit=_SESSIONS_MAX):
+        for session in await ground.registry.sessions(query, limit=_SESSIONS_MAX):
             used_s = self._activity.last_use_s(session.session_id) or session.last_activity_at_s
             node_id = session.node_id or ""
             uses_s[node_id] = max(used_s, uses_s.get(node_id, 0.0))
         return retry_after_s(
             uses_s.values(),
-            self._ends_s,
-            now_s=self._ground.clock.now_s(),
-            idle_timeout_s=self._ground.policy.idle_timeout_s,
+            [ground.clock.monotonic_s() - at_s for at_s in self._ends_s],
+            now_s=ground.clock.now_s(),
+            idle_timeout_s=ground.policy.idle_timeout_s,
         )
 
     def _noted(self, event: Event) -> None:
         if event.kind == "node_ended":
-            self._ends_s.append(event.at_s)
+            self._ends_s.append(self._ground.clock.monotonic_s())

@@ -7,80 +7,58 @@ the epoch that a bind takes makes every older node of that processor refuse.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
 
 from container_manager.spec import Liveness
-from kato_gateway.dataplane.routes import Route, RouteTable
+from kato_gateway.dataplane.routes import Route
 from kato_gateway.domain.errors import NodeFailed, NodeRefused, NodeTimeout, RuntimeOutOfReach
-from kato_gateway.domain.policy import INTENT_SLACK_S, Answer, LifecyclePolicy, Sight, Verdict, judge, serving
+from kato_gateway.domain.policy import INTENT_SLACK_S, Answer, LifecyclePolicy, Sight, Verdict, judge
 from kato_gateway.domain.sessions import (
     HOLDING_STATES,
-    LIVE_STATUSES,
+    SERVED_STATUSES,
     NodeRecord,
     NodeState,
     SessionRecord,
-    activated,
     bound,
 )
-from kato_gateway.events import Event
 from kato_gateway.ground import Ground
+from kato_gateway.nodes.binder import Binder, Placement
 from kato_gateway.nodes.janitor import Janitor
 from kato_gateway.nodes.lookout import Lookout
-from kato_gateway.nodes.naming import called, rename
-from kato_gateway.nodes.pool import RETRY_AFTER_S, Claim, Pool
-from kato_gateway.registry.base import (
-    Change,
-    Leftover,
-    LeftoverChange,
-    NodeChange,
-    PurgeChange,
-    SessionChange,
-    SessionQuery,
-)
-from kato_gateway.sessions.opening import access_token, binding
+from kato_gateway.nodes.peers import Peers
+from kato_gateway.nodes.pool import RETRY_AFTER_S, Pool
+from kato_gateway.registry.base import Leftover, LeftoverChange, NodeChange, SessionQuery
+from kato_gateway.sessions.opening import access_token
 from kato_gateway.tasks import Flights, Locks, all_of
-from kato_node.wire.control import BindReply, BindRequest
 
 _log = logging.getLogger(__name__)
 
 POLL_S = 0.05
 _POLL_S_MIN = 0.005
 _ATTEMPTS = 5
-_SESSIONS_MAX = 10_000
-_LOST = frozenset({"CONFLICT", "PROCESSOR_FENCED"})  # somebody else has the node, or the processor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """A processor's node, bound.
-
-    Attributes:
-        start: "shared" if it was there already.
-        session: the session that the node was bound with, recorded as active; None if it has yet to be opened.
-        timings_ms: claim, spawn, ready and bind, as far as they were needed.
-    """
-
-    node: NodeRecord
-    start: Literal["warm", "cold", "shared"]
-    session: SessionRecord | None
-    timings_ms: Mapping[str, float]
 
 
 class Fleet:
     """The nodes that are bound, by processor."""
 
-    def __init__(self, ground: Ground, *, pool: Pool, janitor: Janitor, lookout: Lookout, routes: RouteTable) -> None:
+    def __init__(
+        self,
+        ground: Ground,
+        *,
+        peers: Peers,
+        pool: Pool,
+        janitor: Janitor,
+        lookout: Lookout,
+    ) -> None:
         self._ground = ground
-        self._pool = pool
+        self._peers = peers
+        self._binder = Binder(ground, pool=pool, janitor=janitor)
         self._janitor = janitor
         self._lookout = lookout
-        self._routes = routes
         self._known: dict[str, NodeRecord] = {}
         self._locks = Locks()
         self._placing: Flights[Placement] = Flights(ground.tasks, may_end=pool.is_queued)
         self._doubting: Flights[None] = Flights(ground.tasks)
+        self._asking: Flights[bool] = Flights(ground.tasks)
         self._purging: Flights[None] = Flights(ground.tasks)
 
     def serves(self, node: NodeRecord) -> bool:
@@ -110,7 +88,7 @@ class Fleet:
 
     def forget(self, node_id: str) -> None:
         """Take it that the node serves nobody; its routes go."""
-        self._routes.drop_node(node_id)
+        self._ground.routes.drop_node(node_id)
         for processor_id in [key for key, known in self._known.items() if known.node_id == node_id]:
             del self._known[processor_id]
 
@@ -132,10 +110,6 @@ class Fleet:
                 if not joined:
                     raise
 
-    def is_queued(self, processor_id: str) -> bool:
-        """Whether the processor only waits for the start of a node to begin."""
-        return self._pool.is_queued(processor_id)
-
     def is_given_up(self, processor_id: str) -> bool:
         """Whether the processor gets no node now, since all who wanted one have left; nor does a node know of them."""
         return self._placing.is_given_up(processor_id)
@@ -147,6 +121,13 @@ class Fleet:
         """
         await self._doubting.join(node_id, lambda: self._doubt(node_id))
 
+    async def is_lost(self, node_id: str) -> bool:
+        """Ask a node that a call has been waiting for in vain: whether it serves nobody, given up only now perhaps.
+
+        No call is kept from it while it answers. Raises: as `doubt`.
+        """
+        return await self._asking.join(node_id, lambda: self._is_lost(node_id))
+
     async def tidy(self, processor_id: str) -> None:
         """Have the processor's node delete what is left of ended sessions; end it if it serves nobody.
 
@@ -156,10 +137,10 @@ class Fleet:
             node = await self._ground.registry.node_of(processor_id)
             if node is None or node.state is not NodeState.BOUND:
                 return
-            sessions = await self._live_sessions(processor_id)
-            leftovers = await self._closable(processor_id, sessions)
+            leftovers = await self._ground.registry.leftovers(processor_id)
             await all_of(self._close(node, leftover) for leftover in leftovers)
-            if not serving(sessions):
+            served = SessionQuery(processor_id=processor_id, statuses=SERVED_STATUSES)
+            if node.is_on(self._ground.engine) and not await self._ground.registry.count_sessions(served):
                 await self._janitor.end(node)
 
     async def purge(self, processor_id: str) -> None:
@@ -180,19 +161,24 @@ class Fleet:
             return await self._placed(session.processor_id, session)
 
     async def _placed(self, processor_id: str, session: SessionRecord | None) -> Placement:
-        """Find or bind the processor's node, its lock held. A purge that is owed comes before everything else."""
+        """Find or bind the processor's node, its lock held. A purge that is owed comes before everything else.
+
+        Only a bind purges, whose claim keeps every other gateway off: a node that is there already is given up for it.
+        """
         for _ in range(_ATTEMPTS):
-            purge = await self._owes_purge(processor_id)
+            owes_purge = await self._owes_purge(processor_id)
             known = self._known.get(processor_id)
-            if known is not None and not purge:
+            if known is not None and not owes_purge:
                 return _shared(known)
             holder = await self._ground.registry.node_of(processor_id)
+            placement: Placement | None = None
             if holder is None:
-                placement = await self._bind(processor_id, session, purge=purge)
-            else:
-                settled = await self._settle(holder)
-                is_good = settled is not None and (not purge or await self._purged(settled))
-                placement = _shared(settled) if settled is not None and is_good else None
+                placement = await self._binder.bind(processor_id, session)
+            elif (settled := await self._settle(holder)) is not None:
+                if await self._owes_purge(processor_id):
+                    await self._give_up(settled)
+                else:
+                    placement = _shared(settled)
             if placement is not None:
                 self.adopt(placement.node)
                 return placement
@@ -201,15 +187,23 @@ class Fleet:
     async def _owes_purge(self, processor_id: str) -> bool:
         return processor_id in await self._ground.registry.purges()
 
-    async def _purged(self, node: NodeRecord) -> bool:
-        """Have the bound node purge its processor; False if it is not what it seemed. Raises: as `place`."""
-        try:
-            await self._ground.client.purge(node, timeout_s=self._ground.policy.bind_timeout_s)
-        except NodeFailed as error:
-            _log.warning("purge_failed", extra={"node_id": node.node_id, "reason": error.message})
-            return False
-        await self._ground.registry.apply([PurgeChange(processor_id=node.processor_id or "", owed=False)])
-        return True
+    async def _give_up(self, node: NodeRecord) -> None:
+        """End a node that is good, for the sake of a new one. Raises: RuntimeOutOfReach if it is another engine's."""
+        if not node.is_on(self._ground.engine):
+            raise _theirs(node, "and cannot be replaced from here")
+        await self._janitor.end(node)
+
+    async def _is_lost(self, node_id: str) -> bool:
+        node = await self._ground.registry.node(node_id)
+        if node is not None and node.state in HOLDING_STATES:
+            if (await self._lookout.look(node)).answer is not None:
+                return False
+            await self.doubt(node_id)
+            node = await self._ground.registry.node(node_id)
+        if node is None or node.state not in HOLDING_STATES:
+            self.forget(node_id)
+            return True
+        return False
 
     async def _doubt(self, node_id: str) -> None:
         self.forget(node_id)
@@ -231,12 +225,12 @@ class Fleet:
         One that is draining is waited for, and then superseded: whatever is bound next takes a newer epoch.
         """
         ground, policy = self._ground, self._ground.policy
-        since_s = ground.clock.now_s()
+        since_s = ground.clock.monotonic_s()
         node: NodeRecord | None = holder
         while node is not None and node.state in HOLDING_STATES:
             sight = await self._lookout.look(node)
-            now_s = ground.clock.now_s()
-            verdict = judge(node, sight, now_s=now_s, spec_hash=ground.spec_hash, policy=policy)
+            now_s = ground.clock.monotonic_s()
+            verdict = judge(node, sight, hashes=self._peers.hashes, policy=policy)
             if verdict is Verdict.GOOD:
                 return node
             if verdict is Verdict.WAIT and _patience_s(sight, policy) <= now_s - since_s:
@@ -258,104 +252,6 @@ class Fleet:
         elif verdict is Verdict.RECORD and answer is not None and answer.epoch is not None:
             after = bound(node, epoch=answer.epoch, at_s=self._ground.clock.now_s())
             await self._ground.registry.apply([NodeChange(before=node, after=after)])
-
-    async def _bind(self, processor_id: str, session: SessionRecord | None, *, purge: bool) -> Placement | None:
-        """Bind a pool member to the processor; None: try again, or another node holds the processor."""
-        ground = self._ground
-        with self._pool.serving():
-            began_s = ground.clock.now_s()
-            leftovers = await self._closable(processor_id, None)
-            user = None if session is None else session.owner or session.user_id
-            claim = await self._pool.claim(processor_id, user=user)
-            if claim is None:
-                return None
-            claimed_s = ground.clock.now_s()
-            placement: Placement | None = None
-            try:
-                request = binding(
-                    processor_id,
-                    session,
-                    ended=leftovers,
-                    purge=purge,
-                    idle_timeout_s=ground.policy.idle_timeout_s,
-                    secret=ground.secret,
-                )
-                reply = await self._bound(claim, request)
-                settled: list[Change] = [LeftoverChange(leftover=leftover, remember=False) for leftover in leftovers]
-                if purge:
-                    settled.append(PurgeChange(processor_id=processor_id, owed=False))
-                placement = await self._recorded(claim, reply, session, settled)
-            except (NodeFailed, NodeRefused) as error:
-                if isinstance(error, NodeRefused) and error.code not in _LOST:
-                    raise
-                _log.warning("bind_failed", extra={"node_id": claim.node.node_id, "reason": error.message})
-            finally:
-                if placement is None:
-                    self._janitor.end_later(claim.node)
-            if placement is None:
-                return None
-            timings_ms = {
-                "claim": 1000 * (claimed_s - began_s) - claim.spawn_ms - claim.probe_ms,
-                "spawn": claim.spawn_ms,
-                "ready": claim.probe_ms,
-                "bind": 1000 * (ground.clock.now_s() - claimed_s),
-            }
-            return replace(placement, timings_ms=timings_ms)
-
-    async def _bound(self, claim: Claim, request: BindRequest) -> BindReply:
-        """Tell the node what it is. Raises: NodeRefused, NodeFailed (also: another node took it), NodeTimeout."""
-        timeout_s = self._ground.policy.bind_timeout_s
-        reply = await self._ground.client.bind(claim.node, request, timeout_s=timeout_s)
-        told = (reply.identity.node_id, reply.identity.state, reply.identity.processor_id)
-        if told != (claim.node.node_id, "bound", request.processor_id) or reply.identity.epoch is None:
-            raise NodeFailed(f"Node {claim.node.node_id} was bound and answers as {told}.")
-        return reply
-
-    async def _recorded(
-        self, claim: Claim, reply: BindReply, session: SessionRecord | None, settled: Sequence[Change]
-    ) -> Placement | None:
-        """Record the bind, what it settled and, unless it has changed meanwhile, the session as active.
-
-        Returns: None if the node was given up.
-        """
-        registry, now_s = self._ground.registry, self._ground.clock.now_s()
-        node = bound(
-            claim.node,
-            epoch=reply.identity.epoch or 0,
-            at_s=now_s,
-            called=called(self._ground.runtime, session, at_s=now_s),
-        )
-        changes: list[Change] = [NodeChange(before=claim.node, after=node), *settled]
-        opened: SessionRecord | None = None
-        made = False
-        if session is not None and reply.session is not None:
-            opened = activated(session, node_id=node.node_id, effective_config=reply.session.config)
-            made = await registry.apply([*changes, SessionChange(before=session, after=opened)])
-        if not made:
-            opened = None
-            if not await registry.apply(changes):
-                current = await registry.node(node.node_id)
-                if current is None or (current.state, current.epoch) != (NodeState.BOUND, node.epoch):
-                    return None
-                node = current  # a sweep was quicker
-                await registry.apply(settled)
-        self._ground.events.publish(
-            Event(kind="node_bound", at_s=now_s, processor_id=node.processor_id, node_id=node.node_id)
-        )
-        self._ground.tasks.spawn("rename", rename(self._ground.runtime, node))
-        return Placement(node=node, start=claim.start, session=opened, timings_ms={})
-
-    async def _live_sessions(self, processor_id: str) -> Sequence[SessionRecord]:
-        query = SessionQuery(processor_id=processor_id, statuses=LIVE_STATUSES)
-        return await self._ground.registry.sessions(query, limit=_SESSIONS_MAX)
-
-    async def _closable(self, processor_id: str, sessions: Sequence[SessionRecord] | None) -> Sequence[Leftover]:
-        """Return the processor's leftovers, without those whose session's id lives again (`sessions`; None: look)."""
-        leftovers = await self._ground.registry.leftovers(processor_id)
-        if leftovers and sessions is None:
-            sessions = await self._live_sessions(processor_id)
-        live = {session.session_id for session in sessions or ()}
-        return [leftover for leftover in leftovers if leftover.session_id not in live]
 
     async def _close(self, node: NodeRecord, leftover: Leftover) -> None:
         try:
@@ -382,15 +278,15 @@ def _pause_s(waited_s: float) -> float:
 
 def _patience_s(sight: Sight, policy: LifecyclePolicy) -> float:
     """Return how long it is worth waiting for a holder that looks like this to become clear."""
-    if sight.liveness is Liveness.UNKNOWN:
-        return 0.0
     if sight.answer is None:
-        return policy.call_timeout_s
+        return 0.0 if sight.liveness is Liveness.UNKNOWN else policy.silent_max_s + policy.call_timeout_s
     return policy.drain_grace_s if sight.answer.state == "draining" else policy.bind_timeout_s + INTENT_SLACK_S
 
 
 def _raise_if_untold(node: NodeRecord, sight: Sight) -> None:
     """Refuse to conclude anything from silence. Raises: RuntimeOutOfReach, NodeTimeout."""
+    if sight.foreign:
+        raise _theirs(node, "and does not answer" if sight.answer is None else "and does not serve")
     if sight.liveness is Liveness.UNKNOWN:
         raise RuntimeOutOfReach(
             f"Whether node {node.node_id} lives cannot be told now; nothing was stopped. Try again.",
@@ -398,3 +294,12 @@ def _raise_if_untold(node: NodeRecord, sight: Sight) -> None:
         )
     if sight.answer is None:
         raise NodeTimeout(f"Node {node.node_id} lives and does not answer; try again.", retry_after_s=RETRY_AFTER_S)
+
+
+def _theirs(node: NodeRecord, why: str) -> RuntimeOutOfReach:
+    return RuntimeOutOfReach(
+        f"Node {node.node_id} is on the engine {node.engine!r}, which this gateway does not see, {why}. "
+        f"Start a gateway on that engine, or give the node up with DELETE /nodes/{node.node_id}.",
+        details={"node_id": node.node_id, "engine": node.engine},
+        retry_after_s=RETRY_AFTER_S,
+    )

@@ -51,7 +51,8 @@ class Janitor:
     async def end(self, node: NodeRecord) -> bool:
         """End the node as it stands in this record; False if the record has moved on, and nothing was done.
 
-        Its removal goes on after the return. Raises: RegistryUnavailable.
+        Its removal goes on after the return. One of another engine, which only people give up, is merely forgotten:
+        should it run, the gateway there finds it unknown. Raises: RegistryUnavailable.
         """
         self.forget(node.node_id)
         if node.state is not NodeState.ENDED:
@@ -91,9 +92,10 @@ class Janitor:
         policy, runtime = self._ground.policy, self._ground.runtime
         try:
             await self._hibernate(node)
-            async with self._room, asyncio.timeout(policy.drain_grace_s + 2 * policy.call_timeout_s):
-                await runtime.stop(node.node_id, grace_s=policy.drain_grace_s)
-                await runtime.remove(node.node_id)
+            if node.is_on(self._ground.engine):
+                async with self._room, asyncio.timeout(policy.drain_grace_s + 2 * policy.call_timeout_s):
+                    await runtime.stop(node.node_id, grace_s=policy.drain_grace_s)
+                    await runtime.remove(node.node_id)
             await self._ground.registry.apply([NodeChange(before=node, after=None)])
         except (ContainerError, GatewayError, TimeoutError) as error:
             _log.warning("node_not_removed", extra={"node_id": node.node_id, "reason": repr(error)})

@@ -2,6 +2,10 @@
 
 Who finds no member ready waits for whichever comes first, one being started for the pool or one started for its sake;
 what comes later is the pool's.
+
+Gateways on one engine that start the same nodes have one pool: a member on record is anybody's, claimed by compare and
+set, and each of them fills what all of them lack. Each takes the members of its own starts first, so that they seldom
+reach for the same one.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -26,15 +30,21 @@ from kato_gateway.domain.errors import (
     RuntimeOutOfReach,
 )
 from kato_gateway.domain.policy import PoolView, plan_refill
-from kato_gateway.domain.sessions import NodeRecord, claimed, pooled
+from kato_gateway.domain.sessions import NodeRecord, NodeState, claimed, pooled
 from kato_gateway.events import Event
 from kato_gateway.ground import Ground
 from kato_gateway.nodes.admission import Admission
 from kato_gateway.nodes.janitor import Janitor
+from kato_gateway.nodes.peers import Peers
 from kato_gateway.registry.base import NodeChange
+from kato_gateway.tasks import Flights
 
 PROBE_TIMEOUT_S = 1.0
 RETRY_AFTER_S = 2.0
+SHARED_PAUSE_S = 1.0
+"""Until a pool that another gateway is filling is looked at again."""
+
+_UNBOUND = frozenset({NodeState.CREATING, NodeState.POOL})
 _log = logging.getLogger(__name__)
 
 
@@ -53,13 +63,18 @@ class Claim:
 
 
 class Pool:
-    """The unbound nodes of this gateway."""
+    """The unbound nodes, as far as this gateway knows of them."""
 
-    def __init__(self, ground: Ground, janitor: Janitor, admission: Admission) -> None:
+    def __init__(self, ground: Ground, janitor: Janitor, admission: Admission, peers: Peers) -> None:
         self._ground = ground
+        self._peers = peers
         self._admission = admission
         self._janitor = janitor
         self._idle: deque[NodeRecord] = deque()
+        self._own: set[str] = set()
+        self._claiming: set[str] = set()
+        self._finding: Flights[None] = Flights(ground.tasks)
+        self._held_until_s = 0.0
         self._waiting: FairQueue[asyncio.Future[NodeRecord]] = FairQueue()
         self._queued: dict[str, asyncio.Future[NodeRecord]] = {}
         self._starting = 0
@@ -92,6 +107,7 @@ class Pool:
             busy_since_s=self._busy_since_s,
             failures=self._failures,
             failed_at_s=self._failed_at_s,
+            held_until_s=self._held_until_s,
         )
 
     def has(self, node_id: str) -> bool:
@@ -100,7 +116,7 @@ class Pool:
 
     def adopt(self, node: NodeRecord) -> None:
         """Take a booted, unbound, recorded node into the pool."""
-        if not self.has(node.node_id):
+        if node.node_id not in self._claiming:
             self._offer(node)
 
     def nodes(self) -> frozenset[str]:
@@ -109,6 +125,7 @@ class Pool:
 
     def forget(self, node_id: str) -> None:
         """Let go of a member that is not to be claimed any more."""
+        self._own.discard(node_id)
         if self.has(node_id):
             self._idle = deque(member for member in self._idle if member.node_id != node_id)
             self._refill()
@@ -118,7 +135,7 @@ class Pool:
         """Count a user's claim and bind, to which refilling yields."""
         self._busy += 1
         if self._busy_since_s is None:
-            self._busy_since_s = self._ground.clock.now_s()
+            self._busy_since_s = self._ground.clock.monotonic_s()
         try:
             yield
         finally:
@@ -144,19 +161,65 @@ class Pool:
         spawn_ms = probe_ms = 0.0
         start: Literal["warm", "cold"] = "warm"
         while True:
-            began_s = clock.now_s()
-            member = self._idle.popleft() if self._idle else None
+            began_s = clock.monotonic_s()
+            member = await self._taken()
             if member is None:
                 start = "cold"
                 member = await self._next(processor_id, user)
-                spawn_ms += 1000 * (clock.now_s() - began_s)
-                began_s = clock.now_s()
-            node = await self._claimed(member, processor_id)
-            probe_ms += 1000 * (clock.now_s() - began_s)
+                spawn_ms += 1000 * (clock.monotonic_s() - began_s)
+                began_s = clock.monotonic_s()
+            self._claiming.add(member.node_id)
+            try:
+                node = await self._claimed(member, processor_id)
+            finally:
+                self._claiming.discard(member.node_id)
+            probe_ms += 1000 * (clock.monotonic_s() - began_s)
             if node is not None:
                 return Claim(node=node, start=start, spawn_ms=spawn_ms, probe_ms=probe_ms)
             if await self._ground.registry.node_of(processor_id) is not None:
                 return None
+
+    async def _taken(self) -> NodeRecord | None:
+        """Take a member out, one of this gateway's own starts if there is one; None if there is none at all."""
+        if not self._idle and self._peers.share_nodes:
+            await self._finding.join("members", self._find)
+        if not self._idle:
+            return None
+        member = next((member for member in self._idle if member.node_id in self._own), self._idle[-1])
+        self._idle.remove(member)
+        self._own.discard(member.node_id)
+        return member
+
+    async def _find(self) -> None:
+        """Take in the members that other gateways have started."""
+        for node in await self._recorded():
+            if node.state is NodeState.POOL:
+                self.adopt(node)
+
+    async def _recorded(self) -> Sequence[NodeRecord]:
+        """Return every gateway's members on record, and those being started, the oldest first."""
+        ground = self._ground
+        found = [
+            node
+            for node in await ground.registry.nodes()
+            if node.state in _UNBOUND and node.is_on(ground.engine) and node.spec_hash == ground.spec_hash
+        ]
+        return sorted(found, key=lambda node: (node.state is not NodeState.POOL, node.created_at_s, node.node_id))
+
+    async def _is_one_too_many(self, intent: NodeRecord | None) -> bool:
+        """Whether the shared pool is full without one more start: this one, once its intent is recorded."""
+        if not self._peers.share_nodes:
+            return False
+        found = await self._recorded()
+        for node in found:
+            if node.state is NodeState.POOL:
+                self.adopt(node)
+        before = [node.node_id for node in found]
+        rank = before.index(intent.node_id) if intent is not None and intent.node_id in before else len(before)
+        if rank < self._ground.policy.warm_pool_size:
+            return False
+        self._held_until_s = self._ground.clock.monotonic_s() + SHARED_PAUSE_S
+        return True
 
     async def _claimed(self, member: NodeRecord, processor_id: str) -> NodeRecord | None:
         """Record the member as binding; None if it is dead, somebody else's, or not needed: then it is let go of."""
@@ -202,6 +265,8 @@ class Pool:
             del self._queued[processor_id]
 
     def _offer(self, member: NodeRecord) -> None:
+        if self.has(member.node_id):
+            return
         while self._waiting:
             future = self._waiting.pop()
             if not future.done():
@@ -212,10 +277,10 @@ class Pool:
     def _refill(self) -> None:
         policy = self._ground.policy
         size = policy.warm_pool_size if self._filling else 0
-        plan = plan_refill(self.view, now_s=self._ground.clock.now_s(), size=size, starts_max=policy.starts_max)
+        plan = plan_refill(self.view, now_s=self._ground.clock.monotonic_s(), size=size, starts_max=policy.starts_max)
         for _ in range(plan.start):
             self._starting += 1
-            self._ground.tasks.spawn("start a node", self._start())
+            self._ground.tasks.spawn("start a node", self._start(for_pool=not self._waiting))
         if plan.again_in_s is not None and (self._look_again is None or self._look_again.done()):
             self._look_again = self._ground.tasks.spawn("refill", self._refill_in(plan.again_in_s))
 
@@ -224,9 +289,9 @@ class Pool:
         self._look_again = None
         self._refill()
 
-    async def _start(self) -> None:
+    async def _start(self, *, for_pool: bool) -> None:
         try:
-            member = await self._started()
+            member = await self._started(for_pool=for_pool)
         except GatewayError as error:
             self._starting -= 1
             self._failed(error)
@@ -236,14 +301,16 @@ class Pool:
             raise
         else:
             self._starting -= 1
-            self._failures = 0
-            self._offer(member)
+            if member is not None:
+                self._failures = 0
+                self._own.add(member.node_id)
+                self._offer(member)
         self._refill()
 
     def _failed(self, error: GatewayError) -> None:
         clock = self._ground.clock
         self._failures += 1
-        self._failed_at_s = clock.now_s()
+        self._failed_at_s = clock.monotonic_s()
         self._ground.events.publish(
             Event(kind="node_start_failed", at_s=clock.now_s(), reason=f"{error.code}: {error.message}")
         )
@@ -253,17 +320,30 @@ class Pool:
                 future.set_exception(error)
                 return
 
-    async def _started(self) -> NodeRecord:
-        """Record the intent, start the node, record it as a member. Raises: GatewayError; then it ends by itself."""
+    async def _started(self, *, for_pool: bool) -> NodeRecord | None:
+        """Record the intent, start the node, record it as a member; None: for a pool that is full without it.
+
+        Raises: GatewayError; then it ends by itself.
+        """
         ground = self._ground
         now_s = ground.clock.now_s()
         spec = ground.new_spec(new_node_id(), now_s)
-        intent = NodeRecord(node_id=spec.node_id, spec_hash=ground.spec_hash, created_at_s=now_s, changed_at_s=now_s)
+        intent = NodeRecord(
+            node_id=spec.node_id,
+            spec_hash=ground.spec_hash,
+            engine=ground.engine,
+            created_at_s=now_s,
+            changed_at_s=now_s,
+        )
         kept = False
         try:
             async with self._admitting:
+                if for_pool and await self._is_one_too_many(None):
+                    return None
                 await self._admission.admit_node()
                 recorded = await ground.registry.apply([NodeChange(before=None, after=intent)])
+                if for_pool and await self._is_one_too_many(intent):
+                    return None
             if recorded:
                 member = await self._booted(spec, intent)
                 kept = await ground.registry.apply([NodeChange(before=intent, after=member)])

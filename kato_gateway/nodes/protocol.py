@@ -39,8 +39,5 @@ class NodeClient(Protocol):
     async def close_session(self, node: NodeRecord, session_id: str, *, incarnation: str, timeout_s: float) -> None:
         """Have the bound node delete the session's records, if they are of this incarnation."""
 
-    async def purge(self, node: NodeRecord, *, timeout_s: float) -> None:
-        """Have the bound node delete everything that its processor has."""
-
     async def drain(self, node: NodeRecord, *, timeout_s: float) -> None:
         """Have the bound node finish what it has and end."""

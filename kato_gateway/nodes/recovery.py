@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 
 from container_manager.errors import ContainerError
 from container_manager.spec import Liveness, NodeStatus
-from kato_gateway.dataplane.routes import RouteTable
 from kato_gateway.domain.errors import GatewayError
 from kato_gateway.domain.policy import Sight, Step, Verdict, judge, plan_recovery
 from kato_gateway.domain.sessions import NodeRecord, NodeState
@@ -20,6 +19,7 @@ from kato_gateway.ground import Ground
 from kato_gateway.nodes.fleet import Fleet
 from kato_gateway.nodes.janitor import Janitor
 from kato_gateway.nodes.lookout import Lookout
+from kato_gateway.nodes.peers import Peers
 from kato_gateway.nodes.pool import Pool
 from kato_gateway.registry.base import NodeChange, SessionQuery
 from kato_gateway.tasks import all_of
@@ -37,18 +37,18 @@ class Recovery:
         self,
         ground: Ground,
         *,
+        peers: Peers,
         fleet: Fleet,
         pool: Pool,
         janitor: Janitor,
         lookout: Lookout,
-        routes: RouteTable,
     ) -> None:
         self._ground = ground
+        self._peers = peers
         self._fleet = fleet
         self._pool = pool
         self._janitor = janitor
         self._lookout = lookout
-        self._routes = routes
         self._asking = asyncio.Semaphore(ASKED_MAX)
 
     async def sweep(self) -> None:
@@ -59,21 +59,24 @@ class Recovery:
             return
         believed = self._fleet.nodes() | self._pool.nodes()
         records = await ground.registry.nodes()  # after the list: whatever runs in it had its record before
+        await self._peers.beat()  # after the nodes: whoever recorded one of them had said before that it serves
+        self._lookout.keep({record.node_id for record in records})
         for node_id in believed - {node.node_id for node in records if node.state in _USABLE}:
             self._janitor.forget(node_id)
         statuses = {status.node_id: status for status in listed}
         known = {record.node_id for record in records}
-        sights = await self._sights(records, statuses)
+        ours = [record for record in records if record.is_on(ground.engine)]
         steps = plan_recovery(
-            records,
-            sights,
+            ours,
+            await self._sights(ours, statuses),
             [status for status in listed if status.node_id not in known and not self._being_removed(status)],
             now_s=ground.clock.now_s(),
-            spec_hash=ground.spec_hash,
+            engine=ground.engine,
+            hashes=self._peers.hashes,
             policy=ground.policy,
         )
         await all_of(self._act(step) for step in steps)
-        await all_of(self._tidied(record) for record in records if self._seems_unused(record))
+        await all_of(self._tidied(record) for record in ours if self._seems_unused(record))
 
     async def running(self) -> Sequence[NodeStatus] | None:
         """Return what the runtime has of this deployment's nodes, dead ones included; None if it cannot tell."""
@@ -100,8 +103,8 @@ class Recovery:
         if node is None or node.state is NodeState.ENDED:
             self._janitor.forget(node_id)  # another gateway was quicker
             return
-        sight = Sight(liveness=await self._lookout.liveness(node_id))
-        verdict = judge(node, sight, now_s=ground.clock.now_s(), spec_hash=ground.spec_hash, policy=ground.policy)
+        sight = await self._lookout.glance(node)
+        verdict = judge(node, sight, hashes=self._peers.hashes, policy=ground.policy)
         if verdict is Verdict.END:
             await self._janitor.end(node)
 
@@ -114,13 +117,11 @@ class Recovery:
 
     async def _sight(self, record: NodeRecord, status: NodeStatus | None) -> Sight:
         async with self._asking:
-            if status is None and record.state is not NodeState.ENDED:
-                liveness = await self._lookout.liveness(record.node_id)  # it may be younger than the list
-            else:
-                liveness = Liveness.DEAD if status is None else status.liveness
-            if self._is_in_use(record):
-                return Sight(liveness=liveness)
-            return await self._lookout.sight(record, liveness)
+            if status is None:  # younger than the list, another deployment's, or gone
+                status = await self._lookout.status(record.node_id)
+            if self._is_in_use(record) and status.deployment in {"", self._ground.deployment}:
+                return Sight(liveness=status.liveness)
+            return await self._lookout.sight(record, status)
 
     def _is_in_use(self, node: NodeRecord) -> bool:
         """Whether the node is bound just as this gateway takes it for, and need not be asked.
@@ -134,7 +135,8 @@ class Recovery:
             if step.verdict is Verdict.GOOD:
                 await self._adopt(step.node)
             elif step.verdict is Verdict.QUARANTINE:
-                await self._janitor.quarantine(step.node, recorded=step.recorded)
+                if step.recorded or await self._still_runs(step.node):
+                    await self._janitor.quarantine(step.node, recorded=step.recorded)
             elif step.verdict is Verdict.END:
                 if step.recorded or await self._ground.registry.apply([NodeChange(before=None, after=step.node)]):
                     await self._janitor.end(step.node)
@@ -145,6 +147,10 @@ class Recovery:
                     await self._adopt(current)
         except GatewayError as error:  # looked at again by the next sweep
             _log.warning("node_not_recovered", extra={"node_id": step.node.node_id, "reason": error.message})
+
+    async def _still_runs(self, node: NodeRecord) -> bool:
+        """Whether a node without a record still runs: one that another gateway was just removing does not."""
+        return (await self._lookout.status(node.node_id)).liveness is Liveness.ALIVE
 
     async def _adopt(self, node: NodeRecord) -> None:
         """Serve by a node that is as recorded: a member of the pool, or a bound one with the sessions open on it."""
@@ -157,7 +163,7 @@ class Recovery:
         if not self._fleet.serves(node):
             return
         for session in sessions:
-            self._routes.put(self._fleet.route(node, session))
+            self._ground.routes.put(self._fleet.route(node, session))
         self._ground.events.publish(
             Event(
                 kind="node_adopted",
@@ -170,7 +176,7 @@ class Recovery:
             await self._fleet.tidy(node.processor_id)
 
     def _seems_unused(self, node: NodeRecord) -> bool:
-        return self._is_in_use(node) and not self._routes.sessions_on(node.node_id)
+        return self._is_in_use(node) and not self._ground.routes.sessions_on(node.node_id)
 
     async def _tidied(self, node: NodeRecord) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
-from kato_gateway.dataplane.routes import Route, RouteTable
+from kato_gateway.dataplane.routes import Route
 from kato_gateway.domain.errors import GatewayError, NodeFailed, NodeRefused, NodeTimeout
 from kato_gateway.domain.sessions import Json, SessionRecord, configured
 from kato_gateway.ground import Ground
@@ -31,14 +31,12 @@ class Configs:
         *,
         directory: Directory,
         activity: Activity,
-        routes: RouteTable,
         resolve: Callable[[str], Awaitable[Route]],
         lost: Callable[[Route], Awaitable[None]],
     ) -> None:
         self._ground = ground
         self._directory = directory
         self._activity = activity
-        self._routes = routes
         self._resolve = resolve
         self._lost = lost
 
@@ -49,7 +47,7 @@ class Configs:
         """
         record = await self._directory.session(session_id, owner=owner)
         session_id = record.session_id
-        route = self._routes.get(session_id)
+        route = self._ground.routes.get(session_id)
         node = await self._ground.registry.node(route.node_id) if route else None
         if node is None:
             return record.effective_config

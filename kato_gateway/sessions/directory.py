@@ -10,15 +10,19 @@ from kato_gateway.domain.owners import may_name, meant, permits
 from kato_gateway.domain.policy import expires_at_s
 from kato_gateway.domain.sessions import LIVE_STATUSES, EndReason, NodeRecord, NodeState, SessionRecord, slid
 from kato_gateway.ground import Ground
+from kato_gateway.nodes.peers import Peers
 from kato_gateway.registry.base import Change, OwnerChange, SessionQuery
 from kato_gateway.sessions.activity import Activity
+
+_FLUSHES = 3  # of which one may fail, and the last be under way
 
 
 class Directory:
     """Reads the registry, and adds what has not been written yet. Every call may raise RegistryUnavailable."""
 
-    def __init__(self, ground: Ground, activity: Activity) -> None:
+    def __init__(self, ground: Ground, activity: Activity, peers: Peers) -> None:
         self._ground = ground
+        self._peers = peers
         self._activity = activity
 
     async def session(self, session_id: str, *, owner: str | None = None) -> SessionRecord:
@@ -41,8 +45,13 @@ class Directory:
         """Whether the live session's time has come: no call is open, and none was made since within its time."""
         if self._activity.in_use(record.session_id):
             return False
-        at_s = expires_at_s(record, self._activity.last_use_s(record.session_id))
+        at_s = expires_at_s(record, self._activity.last_use_s(record.session_id), slack_s=self.slack_s)
         return at_s is not None and at_s <= self._ground.clock.now_s()
+
+    @property
+    def slack_s(self) -> float:
+        """How much later than is known here a sliding session may expire: as other gateways write their uses."""
+        return _FLUSHES * self._ground.policy.flush_interval_s if self._peers.any_serve else 0.0
 
     def current(self, record: SessionRecord) -> SessionRecord:
         """Return the record with its times as of now; not one to compare and set with."""

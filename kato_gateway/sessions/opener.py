@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from kato_gateway.dataplane.routes import Route, RouteTable
+from kato_gateway.dataplane.routes import Route
 from kato_gateway.domain.errors import (
     CapacityReached,
     GatewayError,
@@ -25,6 +25,7 @@ from kato_gateway.domain.owners import is_default
 from kato_gateway.domain.sessions import (
     Json,
     NodeRecord,
+    NodeState,
     SessionRecord,
     SessionStatus,
     activated,
@@ -32,7 +33,8 @@ from kato_gateway.domain.sessions import (
 )
 from kato_gateway.events import Event
 from kato_gateway.ground import Ground
-from kato_gateway.nodes.fleet import Fleet, Placement
+from kato_gateway.nodes.binder import Placement
+from kato_gateway.nodes.fleet import Fleet
 from kato_gateway.registry.base import Change, Leftover, LeftoverChange, OwnerChange, SessionChange
 from kato_gateway.sessions.directory import Directory
 from kato_gateway.sessions.opening import opening
@@ -60,14 +62,18 @@ class Opened:
 
 
 class Opener:
-    """Opens sessions, each once at a time."""
+    """Opens sessions, each life of theirs once at a time.
 
-    def __init__(self, ground: Ground, *, fleet: Fleet, directory: Directory, routes: RouteTable) -> None:
+    Args:
+        waits: whether a processor only waits for the start of a node to begin.
+    """
+
+    def __init__(self, ground: Ground, *, fleet: Fleet, directory: Directory, waits: Callable[[str], bool]) -> None:
         self._ground = ground
+        self._waits = waits
         self._fleet = fleet
         self._directory = directory
-        self._routes = routes
-        self._opening: Flights[Opened] = Flights(ground.tasks, may_end=self.is_queued)
+        self._opening: Flights[Opened] = Flights(ground.tasks, may_end=self._is_queued)
         self._placing: dict[str, str] = {}
         self._cut_short: set[str] = set()
 
@@ -76,28 +82,32 @@ class Opener:
 
         Raises: see Lifecycle.resolve. A session that was still being created is gone after any of them.
         """
-        if self.is_opening(session_id) and not is_default(session_id, owner=owner):
-            await self._directory.session(session_id, owner=owner)  # it may be another's, who is having it opened
-        return await self._opening.join(session_id, lambda: self._open(session_id, owner))
-
-    def is_opening(self, session_id: str) -> bool:
-        """Whether the session is being opened just now."""
-        return self._opening.flying(session_id)
-
-    def is_queued(self, session_id: str) -> bool:
-        """Whether the session only waits for the start of a node to begin."""
-        processor_id = self._placing.get(session_id)
-        return processor_id is not None and self._fleet.is_queued(processor_id)
-
-    def close(self, session_id: str) -> None:
-        """Take it that the session has ended: no route leads to it, nor will one that is being found."""
-        self._routes.drop_session(session_id)
-        if self.is_opening(session_id):
-            self._cut_short.add(session_id)
-
-    async def _open(self, session_id: str, owner: str | None) -> Opened:
         record = await self._record(session_id, owner)
-        policy = self._ground.policy
+        return await self._opening.join(_life(record), lambda: self._open(record))
+
+    def is_opening(self, record: SessionRecord) -> bool:
+        """Whether the session is being opened just now."""
+        return self._opening.flying(_life(record))
+
+    def is_queued(self, record: SessionRecord) -> bool:
+        """Whether the session only waits for the start of a node to begin."""
+        return self._is_queued(_life(record))
+
+    def close(self, record: SessionRecord) -> None:
+        """Take it that the session has ended: no route leads to it, nor will one that is being found."""
+        self._ground.routes.drop_session(record.session_id)
+        if self.is_opening(record):
+            self._cut_short.add(_life(record))
+
+    def _is_queued(self, life: str) -> bool:
+        processor_id = self._placing.get(life)
+        return processor_id is not None and self._waits(processor_id)
+
+    async def _open(self, found: SessionRecord) -> Opened:
+        session_id, policy = found.session_id, self._ground.policy
+        record = await self._directory.session(session_id)  # an opening that was given up may just have discarded it
+        if _life(record) != _life(found):
+            raise SessionNotFound(session_id)
         failure: GatewayError | None = None
         opened: Opened | None = None
         try:
@@ -110,7 +120,7 @@ class Opener:
             failure = error
             raise
         finally:
-            self._cut_short.discard(session_id)
+            self._cut_short.discard(_life(record))
             if opened is None and (record.status is SessionStatus.CREATING or isinstance(failure, SessionNotFound)):
                 untaken = _refused(failure) or self._fleet.is_given_up(record.processor_id)
                 await self._ground.tasks.outlive("discard", self._discard(record, untaken=untaken))
@@ -137,7 +147,7 @@ class Opener:
         for _ in range(_ATTEMPTS):
             placement = await self._placed(record)
             session = await self._session_on(placement, record)
-            if record.session_id in self._cut_short:
+            if _life(record) in self._cut_short:
                 raise SessionNotFound(record.session_id)
             if session is not None and self._fleet.serves(placement.node):
                 return self._routed(record, session, placement)
@@ -146,16 +156,16 @@ class Opener:
         raise NodeFailed(f"Session {record.session_id!r} found no node that lasted; try again.")
 
     async def _placed(self, record: SessionRecord) -> Placement:
-        self._placing[record.session_id] = record.processor_id
+        self._placing[_life(record)] = record.processor_id
         try:
             return await self._fleet.place(record)
         finally:
-            del self._placing[record.session_id]
+            del self._placing[_life(record)]
 
     async def _session_on(self, placement: Placement, record: SessionRecord) -> SessionRecord | None:
         """Return the session as active on the node, opened there if need be; None: the node did not take the call."""
         bound_with = placement.session
-        if bound_with is not None and bound_with.session_id == record.session_id:
+        if bound_with is not None and _life(bound_with) == _life(record):
             return bound_with
         timeout_s = self._ground.policy.call_timeout_s
         try:
@@ -166,7 +176,10 @@ class Opener:
             if error.code not in _LOST:
                 raise
             return None
-        return await self._activated(record, placement.node, info.config)
+        session = await self._activated(record, placement.node, info.config)
+        # Another gateway may have ended the node meanwhile; whoever ends it from now on finds the session there.
+        node = await self._ground.registry.node(placement.node.node_id)
+        return session if node is not None and node.state is NodeState.BOUND else None
 
     async def _activated(
         self, record: SessionRecord, node: NodeRecord, effective_config: Mapping[str, Json]
@@ -185,7 +198,7 @@ class Opener:
 
     def _routed(self, record: SessionRecord, session: SessionRecord, placement: Placement) -> Opened:
         route = self._fleet.route(placement.node, session)
-        self._routes.put(route)
+        self._ground.routes.put(route)
         if record.status is not SessionStatus.ACTIVE:
             self._ground.events.publish(
                 Event(
@@ -235,6 +248,11 @@ class Opener:
             return []
         same = current.incarnation == record.incarnation
         return [SessionChange(before=current, after=None)] if same else []
+
+
+def _life(record: SessionRecord) -> str:
+    """Return what tells this life of the session from others of its id; ids hold no slash."""
+    return f"{record.session_id}/{record.incarnation}"
 
 
 def _refused(failure: GatewayError | None) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from kato_gateway.clock import Unchanged
 from kato_gateway.domain.errors import GatewayError
-from kato_gateway.domain.policy import plan_expiry, stuck_since_s
+from kato_gateway.domain.policy import is_stuck, plan_expiry
 from kato_gateway.domain.sessions import LIVE_STATUSES, EndReason, SessionRecord, SessionStatus, slid
 from kato_gateway.ground import Ground
 from kato_gateway.registry.base import SessionChange, SessionQuery
 from kato_gateway.sessions.activity import Activity
+from kato_gateway.sessions.directory import Directory
 from kato_gateway.tasks import all_of
 
 _PAGE = 500
@@ -29,19 +31,22 @@ class Upkeep:
         self,
         ground: Ground,
         activity: Activity,
+        directory: Directory,
         *,
         end: Callable[[SessionRecord, EndReason], Awaitable[bool]],
-        is_opening: Callable[[str], bool],
+        is_opening: Callable[[SessionRecord], bool],
     ) -> None:
         self._ground = ground
         self._activity = activity
+        self._directory = directory
         self._end = end
         self._is_opening = is_opening
-        self._flush_at_s = 0.0
+        self._creating = Unchanged(ground.clock)
+        self._flush_at_s = ground.clock.monotonic_s()
 
     async def round(self) -> None:
         """Do all of it once. What fails is done by a later round."""
-        now_s = self._ground.clock.now_s()
+        now_s = self._ground.clock.monotonic_s()
         try:
             if now_s >= self._flush_at_s:
                 self._flush_at_s = now_s + self._ground.policy.flush_interval_s
@@ -72,10 +77,12 @@ class Upkeep:
 
     async def fail_stuck(self) -> None:
         """End the sessions whose creation nobody finished. Raises: RegistryUnavailable."""
-        since_s = stuck_since_s(now_s=self._ground.clock.now_s(), policy=self._ground.policy)
-        query = SessionQuery(statuses=frozenset({SessionStatus.CREATING}), created_by_s=since_s)
-        for record in await self._ground.registry.sessions(query, limit=_PAGE):
-            if not self._is_opening(record.session_id):
+        query = SessionQuery(statuses=frozenset({SessionStatus.CREATING}))
+        creating = await self._ground.registry.sessions(query, limit=_PAGE)
+        self._creating.keep({record.session_id for record in creating})
+        for record in creating:
+            age_s = self._creating.for_s(record.session_id, record.incarnation)
+            if is_stuck(age_s, self._ground.policy) and not self._is_opening(record):
                 await self._end(record, EndReason.FAILED)
 
     async def forget(self) -> None:
@@ -91,6 +98,7 @@ class Upkeep:
             last_uses_s={key: at_s for key, at_s in uses.items() if at_s is not None},
             in_use={record.session_id for record in due if self._activity.in_use(record.session_id)},
             now_s=now_s,
+            slack_s=self._directory.slack_s,
         )
         await all_of(self._end(record, EndReason.EXPIRED) for record in expired)
 

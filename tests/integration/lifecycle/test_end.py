@@ -163,3 +163,45 @@ async def test_what_happens_is_told(world: World) -> None:
         heard.clear()
         await created(world, gateway, "t")
         assert heard == []
+
+
+async def test_a_session_begins_while_its_former_life_is_still_being_opened(world: World) -> None:
+    """Whoever takes the id of a session that ended on its way gets one of its own, at once a node is there."""
+    async with serving(world) as gateway:
+        gate = world.engine.knobs.start_gate = asyncio.Event()
+        former = asyncio.create_task(gateway.create(CreateSession(session_id="s")))
+        await settle()
+        await world.run(gateway.end("s"))
+        later = asyncio.create_task(gateway.create(CreateSession(session_id="s", node_id="p")))
+        await settle()
+        again = asyncio.create_task(gateway.resolve("s"))
+        await settle()
+        gate.set()
+        with pytest.raises(SessionNotFound):
+            await world.run(asyncio.wait_for(former, 600.0))
+        made = await world.run(asyncio.wait_for(later, 600.0))
+        assert (made.created, made.record.processor_id) == (True, "p")
+        assert await world.run(asyncio.wait_for(again, 600.0)) == made.route
+        await world.clock.turn(1.0)
+        assert await world.sessions() == {"s": SessionStatus.ACTIVE}
+        await assert_sound(world, gateway)
+
+
+async def test_a_later_life_on_the_same_processor_is_opened_as_itself(world: World) -> None:
+    """It joins the search for a node that its former life began, and not what that opens there."""
+    async with serving(world) as gateway:
+        gate = world.engine.knobs.start_gate = asyncio.Event()
+        former = asyncio.create_task(gateway.create(CreateSession(session_id="s")))
+        await settle()
+        await world.run(gateway.end("s"))
+        later = asyncio.create_task(gateway.create(CreateSession(session_id="s")))
+        await settle()
+        gate.set()
+        with pytest.raises(SessionNotFound):
+            await world.run(asyncio.wait_for(former, 600.0))
+        made = await world.run(asyncio.wait_for(later, 600.0))
+        assert made.route.incarnation == made.record.incarnation
+        await world.clock.turn(1.0)
+        stored = world.store("s").sessions["s"].incarnation
+        assert stored == made.record.incarnation
+        await assert_sound(world, gateway)

@@ -56,7 +56,7 @@ async def test_calls_slide_the_expiry(world: World) -> None:
         await created(world, gateway, "s", ttl_seconds=TTL_S)
         for _ in range(5):
             await world.clock.turn(TTL_S * 0.7)
-            gateway.touch("s")
+            gateway.activity.touch("s")
             assert await expiry(gateway) == world.clock.now_s() + TTL_S
         await world.clock.turn(TTL_S + 2.0)
         assert await world.sessions() == {"s": SessionStatus.ENDED}
@@ -67,7 +67,7 @@ async def test_a_fixed_expiry_is_not_slid(world: World) -> None:
     async with serving(world) as gateway:
         made = await created(world, gateway, "s", ttl_seconds=TTL_S, sliding=False)
         await world.clock.turn(TTL_S - 2.0)
-        gateway.touch("s")
+        gateway.activity.touch("s")
         assert await expiry(gateway) == made.record.expires_at_s
         await world.clock.turn(4.0)
         assert await world.sessions() == {"s": SessionStatus.ENDED}
@@ -111,7 +111,7 @@ async def test_use_is_written_now_and_then(world: World) -> None:
         await world.clock.turn(POLICY.flush_interval_s + 1.0)
         writes.clear()
         for _ in range(1000):
-            gateway.touch("s")
+            gateway.activity.touch("s")
         used_at_s = world.clock.now_s()
         await world.clock.turn(POLICY.flush_interval_s + 1.0)
         assert len(writes) == 1
@@ -129,7 +129,7 @@ async def test_use_that_cannot_be_written_is_not_forgotten(world: World) -> None
     async with serving(world, knob=fail) as gateway:
         await created(world, gateway, "s", ttl_seconds=TTL_S)
         await world.clock.turn(TTL_S * 0.7)
-        gateway.touch("s")
+        gateway.activity.touch("s")
         used_at_s = world.clock.now_s()
         out_of_reach = True
         await world.clock.turn(TTL_S * 0.7)

@@ -129,7 +129,7 @@ async def end_node(world: World, gateway: Lifecycle) -> object:
 
 async def extend(world: World, gateway: Lifecycle) -> object:
     """A session is used, its use is written, it is extended."""
-    gateway.touch("old")
+    gateway.activity.touch("old")
     await world.clock.turn(11.0)
     return await gateway.extend("old", ttl_s=10_000.0)
 

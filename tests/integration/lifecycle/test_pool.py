@@ -238,7 +238,7 @@ async def test_members_are_asked_while_nobody_uses_them(world: World) -> None:
         assert asked - before == 2 * 3
         silent = world.alive()[0]
         world.node(silent).is_deaf = True
-        await world.clock.turn(POLICY.unwell_max_s + 2 * POLICY.sweep_interval_s)
+        await world.clock.turn(POLICY.silent_max_s + 2 * POLICY.sweep_interval_s)
         assert silent not in world.alive()
         assert gateway.pool.view.idle == 2
         await assert_sound(world, gateway)

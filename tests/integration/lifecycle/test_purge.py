@@ -12,8 +12,8 @@ from kato_gateway.domain.sessions import SessionStatus
 from tests.integration.lifecycle.world import Killed, World, assert_sound, created, kill, serving, settle
 
 
-async def test_a_purge_deletes_everything_by_the_node_that_is_there(world: World) -> None:
-    """The session ends, its processor's node deletes all that it has and is removed."""
+async def test_a_purge_deletes_everything(world: World) -> None:
+    """The session ends, its node gives way to one that deletes all that the processor has, and is removed, too."""
     async with serving(world) as gateway:
         await created(world, gateway, "s", node_id="p")
         world.store("p").patterns = 3
@@ -53,7 +53,7 @@ async def test_a_processor_in_use_is_not_purged(world: World) -> None:
 
 
 @pytest.mark.parametrize("phase", ["before", "after"])
-@pytest.mark.parametrize("step", ["node.purge", "runtime.start", "node.bind"])
+@pytest.mark.parametrize("step", ["runtime.start", "node.bind"])
 async def test_a_purge_that_was_begun_is_finished_after_a_crash(
     world: World, step: str, phase: Literal["before", "after"]
 ) -> None:
@@ -71,8 +71,7 @@ async def test_a_purge_that_was_begun_is_finished_after_a_crash(
     await world.run(gateway.start())
     await created(world, gateway, "s", node_id="p")
     world.store("p").patterns = 3
-    if step != "node.purge":
-        await world.run(gateway.end_node("p"))
+    await world.run(gateway.end_node("p"))
     armed = True
     ending = asyncio.create_task(gateway.end("s", purge=True))
     await settle()

@@ -32,13 +32,18 @@ POLICY = LifecyclePolicy(warm_pool_size=0)
 
 
 class HandClock:
-    """Time that passes only when it is turned."""
+    """Time that passes only when it is turned. Attributes: ahead_s: of the time that passed, the date."""
 
     def __init__(self) -> None:
         self.time_s = 1_000_000.0
+        self.ahead_s = 0.0
         self._sleepers: list[tuple[float, asyncio.Future[None]]] = []
 
     def now_s(self) -> float:
+        """See Clock."""
+        return self.time_s + self.ahead_s
+
+    def monotonic_s(self) -> float:
         """See Clock."""
         return self.time_s
 
@@ -125,9 +130,17 @@ class World:
         self.stores: dict[str, Store] = {}
         self.drains_end = True
 
-    def gateway(self, *, policy: LifecyclePolicy = POLICY, knob: Knob | None = None, env: str = "1") -> Lifecycle:
+    def gateway(
+        self,
+        *,
+        policy: LifecyclePolicy = POLICY,
+        knob: Knob | None = None,
+        env: str = "1",
+        name: str = "first",
+        engine: MemoryEngine | None = None,
+    ) -> Lifecycle:
         """Return a gateway that is not started; the knob is awaited around each of its calls to the outside."""
-        runtime: Runtime = MemoryRuntime(self.engine, DEPLOYMENT)
+        runtime: Runtime = MemoryRuntime(engine or self.engine, DEPLOYMENT)
         return Lifecycle(
             registry=MemoryRegistry(self.tables, knob and _named("registry", knob)),
             runtime=KnobRuntime(runtime, knob) if knob else runtime,
@@ -137,6 +150,7 @@ class World:
             ),
             policy=policy,
             clock=self.clock,
+            gateway_id=name,
         )
 
     def alive(self) -> list[str]:
@@ -215,10 +229,6 @@ class FakeClient:
     async def close_session(self, node: NodeRecord, session_id: str, *, incarnation: str, timeout_s: float) -> None:
         """See NodeClient."""
         await self._call("close_session", lambda: self._close(self._meant(node), session_id, incarnation))
-
-    async def purge(self, node: NodeRecord, *, timeout_s: float) -> None:
-        """See NodeClient."""
-        await self._call("purge", lambda: self._purge(self._meant(node)))
 
     async def drain(self, node: NodeRecord, *, timeout_s: float) -> None:
         """See NodeClient."""
@@ -313,6 +323,7 @@ class KnobRuntime:
 
     @property
     def engine(self) -> str:
+        """See Runtime."""
         return self._inner.engine
 
     async def start(self, spec: NodeSpec, *, timeout_s: float) -> NodeStatus:
@@ -386,6 +397,7 @@ async def serving(
     await world.run(gateway.stop())
     assert world.engine.nodes == {}
     assert await world.records() == {}
+    assert world.tables.gateways == {}
     assert len(asyncio.all_tasks()) == 1
 
 

@@ -63,18 +63,18 @@ def test_there_is_room_within_both_bounds(live: int, available_bytes: int | None
 
 
 @pytest.mark.parametrize(
-    ("last_uses_s", "ends_s", "idle_timeout_s", "expected_s"),
+    ("last_uses_s", "end_ages_s", "idle_timeout_s", "expected_s"),
     [
         ([900.0, 950.0], [], 200.0, 100.0),
         ([900.0], [], 0.0, 3600.0),
         ([], [], 200.0, 3600.0),
         ([100.0], [], 200.0, 1.0),
-        ([1000.0], [950.0, 960.0, 970.0], 900.0, 20.0),
-        ([1000.0], [900.0], 900.0, 900.0),
+        ([1000.0], [50.0, 40.0, 30.0], 900.0, 20.0),
+        ([1000.0], [100.0], 900.0, 900.0),
     ],
 )
 def test_a_refusal_says_when_a_node_is_expected_to_be_free(
-    last_uses_s: list[float], ends_s: list[float], idle_timeout_s: float, expected_s: float
+    last_uses_s: list[float], end_ages_s: list[float], idle_timeout_s: float, expected_s: float
 ) -> None:
     """That is when the longest idle node stops, or sooner where nodes have of late ended more often."""
-    assert retry_after_s(last_uses_s, ends_s, now_s=1000.0, idle_timeout_s=idle_timeout_s) == expected_s
+    assert retry_after_s(last_uses_s, end_ages_s, now_s=1000.0, idle_timeout_s=idle_timeout_s) == expected_s

@@ -13,27 +13,25 @@ from kato_gateway.domain.policy import (
     INTENT_SLACK_S,
     YIELD_S_MAX,
     Answer,
+    Hashes,
     LifecyclePolicy,
     PoolView,
     RefillPlan,
     Sight,
     Verdict,
+    is_stuck,
     judge,
     needs_asking,
     plan_expiry,
     plan_recovery,
     plan_refill,
-    serving,
-    stuck_since_s,
 )
 from kato_gateway.domain.sessions import (
     EndReason,
     NodeRecord,
     NodeState,
     SessionRecord,
-    activated,
     ended,
-    hibernated,
     new_session,
 )
 
@@ -93,6 +91,13 @@ class TestRefill:
         )
         assert plan_refill(view, now_s=50.0 + YIELD_S_MAX, size=1, starts_max=4).start == 1
 
+    def test_a_pool_that_another_gateway_fills_is_looked_at_again(self) -> None:
+        """Until then nothing is started for it; for users who wait, everything is."""
+        view = replace(CALM, held_until_s=51.0)
+        assert plan_refill(view, now_s=50.0, size=1, starts_max=4) == RefillPlan(start=0, again_in_s=1.0)
+        assert plan_refill(view, now_s=51.0, size=1, starts_max=4).start == 1
+        assert plan_refill(replace(view, waiting=1), now_s=50.0, size=1, starts_max=4).start == 1
+
     def test_one_start_at_a_time_is_possible(self) -> None:
         """With one start allowed the pool still fills."""
         assert plan_refill(CALM, now_s=0.0, size=3, starts_max=1).start == 1
@@ -144,27 +149,26 @@ class TestExpiry:
         gone = ended(session(), reason=EndReason.DELETED, at_s=1.0)
         assert plan_expiry([gone, session("e", ttl_s=None)], last_uses_s={}, in_use=(), now_s=10**9) == ()
 
+    def test_other_gateways_get_time_to_write_a_use(self) -> None:
+        """Where a use may not be written yet, a sliding session gets that much longer; a fixed expiry holds."""
+        records = [session("a"), session("b", sliding=False)]
+        assert plan_expiry(records, last_uses_s={}, in_use=(), now_s=68.9, slack_s=9.0) == (records[1],)
+        assert plan_expiry(records, last_uses_s={}, in_use=(), now_s=69.0, slack_s=9.0) == tuple(records)
+
     def test_a_creation_is_stuck_once_every_deadline_has_passed(self) -> None:
         """Nothing that may still succeed is taken for stuck."""
-        since_s = stuck_since_s(now_s=1000.0, policy=POLICY)
-        assert since_s < 1000.0 - POLICY.start_timeout_s - POLICY.bind_timeout_s
-
-    def test_a_node_serves_sessions_that_are_open_or_about_to_be(self) -> None:
-        """Hibernated and ended sessions need no node."""
-        active = activated(session(), node_id="n", effective_config={})
-        assert serving([session()])
-        assert serving([active])
-        assert not serving([hibernated(active), ended(active, reason=EndReason.DELETED, at_s=1.0)])
+        assert not is_stuck(POLICY.start_timeout_s + POLICY.bind_timeout_s, POLICY)
+        assert is_stuck(POLICY.start_timeout_s + POLICY.bind_timeout_s + INTENT_SLACK_S, POLICY)
 
 
-def node(state: NodeState, *, changed_at_s: float = 0.0) -> NodeRecord:
+def node(state: NodeState) -> NodeRecord:
     """Return a node of processor `p` with epoch 3, as far as this state has either."""
     holds = state in {NodeState.BINDING, NodeState.BOUND}
     return NodeRecord(
         node_id="n",
         spec_hash="h",
         created_at_s=0.0,
-        changed_at_s=changed_at_s,
+        changed_at_s=0.0,
         state=state,
         processor_id="p" if holds else None,
         epoch=3 if state is NodeState.BOUND else None,
@@ -183,14 +187,19 @@ LATER_S = 10_000.0
 RUNNING = (NodeState.POOL, NodeState.BINDING, NodeState.BOUND)
 
 
-def verdict(record: NodeRecord, sight: Sight, *, now_s: float = LATER_S, spec_hash: str = "h") -> Verdict:
+def verdict(record: NodeRecord, sight: Sight, *, hashes: Hashes = Hashes(own="h")) -> Verdict:  # noqa: B008 - a value
     """Judge under the default policy."""
-    return judge(record, sight, now_s=now_s, spec_hash=spec_hash, policy=POLICY)
+    return judge(record, sight, hashes=hashes, policy=POLICY)
 
 
-def alive(answer: Answer | None, *, unwell_s: float = 0.0) -> Sight:
+def seen(liveness: Liveness, *, age_s: float = LATER_S) -> Sight:
+    """Return the sight of a node that was not asked, its record seen for so long."""
+    return Sight(liveness=liveness, age_s=age_s)
+
+
+def alive(answer: Answer | None, *, unwell_s: float = 0.0, age_s: float = LATER_S) -> Sight:
     """Return the sight of a node that lives and was asked."""
-    return Sight(liveness=Liveness.ALIVE, asked=True, answer=answer, unwell_s=unwell_s)
+    return Sight(liveness=Liveness.ALIVE, asked=True, answer=answer, unwell_s=unwell_s, age_s=age_s)
 
 
 class TestJudge:
@@ -199,33 +208,32 @@ class TestJudge:
     @pytest.mark.parametrize("state", NodeState)
     def test_nothing_follows_while_the_runtime_cannot_tell(self, state: NodeState) -> None:
         """UNKNOWN is waited for in every state, however long."""
-        assert verdict(node(state), Sight(liveness=Liveness.UNKNOWN)) is Verdict.WAIT
+        assert verdict(node(state), seen(Liveness.UNKNOWN)) is Verdict.WAIT
 
     @pytest.mark.parametrize("state", NodeState)
     def test_the_dead_are_ended(self, state: NodeState) -> None:
         """Only DEAD lets a record go, in every state."""
-        assert verdict(node(state), Sight(liveness=Liveness.DEAD)) is Verdict.END
+        assert verdict(node(state), seen(Liveness.DEAD)) is Verdict.END
 
     @pytest.mark.parametrize("liveness", Liveness)
     def test_a_young_intent_is_left_to_whoever_had_it(self, liveness: Liveness) -> None:
         """A node that is just being started is not taken for a leftover, though the runtime has not heard of it."""
         within_s = POLICY.start_timeout_s + INTENT_SLACK_S
-        young = verdict(node(NodeState.CREATING), Sight(liveness=liveness), now_s=within_s - 0.1)
+        young = verdict(node(NodeState.CREATING), seen(liveness, age_s=within_s - 0.1))
         assert young is Verdict.WAIT
-        old = verdict(node(NodeState.CREATING), Sight(liveness=liveness), now_s=within_s)
+        old = verdict(node(NodeState.CREATING), seen(liveness, age_s=within_s))
         assert old is (Verdict.WAIT if liveness is Liveness.UNKNOWN else Verdict.END)
 
     def test_quarantine_has_an_end(self) -> None:
         """A quarantined node that lives is left alone for its time, then ended."""
         quarantined = node(NodeState.QUARANTINED)
-        sight = Sight(liveness=Liveness.ALIVE)
-        assert verdict(quarantined, sight, now_s=POLICY.quarantine_s - 0.1) is Verdict.WAIT
-        assert verdict(quarantined, sight, now_s=POLICY.quarantine_s) is Verdict.END
+        for age_s, expected in ((POLICY.quarantine_s - 0.1, Verdict.WAIT), (POLICY.quarantine_s, Verdict.END)):
+            assert verdict(quarantined, seen(Liveness.ALIVE, age_s=age_s)) is expected
 
     @pytest.mark.parametrize("state", RUNNING)
     def test_a_node_that_was_not_asked_is_left_alone(self, state: NodeState) -> None:
         """Alive is enough for a node that is in use already."""
-        assert verdict(node(state), Sight(liveness=Liveness.ALIVE)) is Verdict.WAIT
+        assert verdict(node(state), seen(Liveness.ALIVE)) is Verdict.WAIT
 
     @pytest.mark.parametrize(
         ("state", "answer", "expected"),
@@ -259,20 +267,39 @@ class TestJudge:
     def test_a_bind_under_way_is_given_its_time(self, answer: Answer, within_s: float) -> None:
         """A node that somebody claimed is waited for until its bind cannot be under way any more."""
         binding = node(NodeState.BINDING)
-        assert verdict(binding, alive(answer), now_s=within_s - 0.1) is Verdict.WAIT
-        assert verdict(binding, alive(answer), now_s=within_s) is Verdict.END
+        assert verdict(binding, alive(answer, age_s=within_s - 0.1)) is Verdict.WAIT
+        assert verdict(binding, alive(answer, age_s=within_s)) is Verdict.END
 
     def test_a_member_of_an_older_specification_is_of_no_use(self) -> None:
-        """Unbound nodes of another specification end; bound ones go on serving."""
-        assert verdict(node(NodeState.POOL), alive(UNBOUND), spec_hash="new") is Verdict.END
-        assert verdict(node(NodeState.BOUND), alive(BOUND), spec_hash="new") is Verdict.GOOD
+        """Unbound nodes of another specification end, unless another gateway would start such; bound ones serve on."""
+        for hashes, expected in (
+            (Hashes(own="new"), Verdict.END),
+            (Hashes(own="new", others=frozenset({"newer"})), Verdict.END),
+            (Hashes(own="new", others=frozenset({"h"})), Verdict.WAIT),
+        ):
+            assert verdict(node(NodeState.POOL), alive(UNBOUND), hashes=hashes) is expected
+            assert verdict(node(NodeState.BOUND), alive(BOUND), hashes=hashes) is Verdict.GOOD
+
+    @pytest.mark.parametrize("state", NodeState)
+    @pytest.mark.parametrize("answer", [None, UNBOUND, BINDING, BOUND, NEWER, OTHER, DRAINING, STRANGER])
+    def test_a_foreign_node_is_used_or_left_alone(self, state: NodeState, answer: Answer | None) -> None:
+        """Of another deployment's or engine's nodes only its own word counts, and only if its record says the same."""
+        sight = Sight(liveness=Liveness.UNKNOWN, foreign=True, asked=True, answer=answer, age_s=LATER_S)
+        good = (state, answer) == (NodeState.BOUND, BOUND)
+        assert verdict(node(state), sight) is (Verdict.GOOD if good else Verdict.WAIT)
 
     @pytest.mark.parametrize("state", RUNNING)
-    @pytest.mark.parametrize("answer", [None, DRAINING])
-    def test_a_silent_or_draining_node_is_given_time(self, state: NodeState, answer: Answer | None) -> None:
+    @pytest.mark.parametrize(
+        ("answer", "within_s"),
+        [(None, POLICY.silent_max_s), (DRAINING, POLICY.draining_max_s)],
+        ids=["silent", "draining"],
+    )
+    def test_a_silent_or_draining_node_is_given_time(
+        self, state: NodeState, answer: Answer | None, within_s: float
+    ) -> None:
         """A node that lives and does not answer, or drains, is ended only after a good while of it."""
-        assert verdict(node(state), alive(answer, unwell_s=POLICY.unwell_max_s - 0.1)) is Verdict.WAIT
-        assert verdict(node(state), alive(answer, unwell_s=POLICY.unwell_max_s)) is Verdict.END
+        assert verdict(node(state), alive(answer, unwell_s=within_s - 0.1)) is Verdict.WAIT
+        assert verdict(node(state), alive(answer, unwell_s=within_s)) is Verdict.END
 
     @pytest.mark.parametrize("state", NodeState)
     @pytest.mark.parametrize("liveness", Liveness)
@@ -288,18 +315,20 @@ class TestRecovery:
         self, records: list[NodeRecord], sights: dict[str, Sight], unrecorded: list[NodeStatus]
     ) -> dict[str, tuple[Verdict, NodeState, bool]]:
         """Plan at LATER_S; by node id."""
-        steps = plan_recovery(records, sights, unrecorded, now_s=LATER_S, spec_hash="h", policy=POLICY)
+        steps = plan_recovery(
+            records, sights, unrecorded, now_s=LATER_S, engine="e", hashes=Hashes(own="h"), policy=POLICY
+        )
         return {step.node.node_id: (step.verdict, step.node.state, step.recorded) for step in steps}
 
     def test_every_recorded_node_is_judged(self) -> None:
         """Each record is judged by what was seen of it; what is to wait for is left out."""
         records = [replace(node(state), node_id=state.value) for state in NodeState]
         sights = {
-            "creating": Sight(liveness=Liveness.DEAD),
+            "creating": seen(Liveness.DEAD),
             "pool": alive(replace(UNBOUND, node_id="pool")),
             "binding": alive(replace(BOUND, node_id="binding")),
             "bound": Sight(liveness=Liveness.UNKNOWN),
-            "quarantined": Sight(liveness=Liveness.ALIVE),
+            "quarantined": seen(Liveness.ALIVE),
             "ended": Sight(liveness=Liveness.DEAD),
         }
         assert self.plan(records, sights, []) == {
@@ -321,5 +350,5 @@ class TestRecovery:
             "alive": (Verdict.QUARANTINE, NodeState.QUARANTINED, False),
             "dead": (Verdict.END, NodeState.ENDED, False),
         }
-        steps = plan_recovery([], {}, found, now_s=LATER_S, spec_hash="h", policy=POLICY)
-        assert {step.node.changed_at_s for step in steps} == {LATER_S}
+        steps = plan_recovery([], {}, found, now_s=LATER_S, engine="e", hashes=Hashes(own="h"), policy=POLICY)
+        assert {(step.node.changed_at_s, step.node.engine) for step in steps} == {(LATER_S, "e")}

@@ -19,7 +19,8 @@ def gateway(url: str | None = None) -> Iterator[str]:
         yield url.rstrip("/")
         return
     with tempfile.TemporaryDirectory(prefix="kato-") as home:
-        environment = {**os.environ, "KATO_HOME": home, "GATEWAY_PORT": "0", "LOG_LEVEL": "ERROR"}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("KATO_")}
+        environment = {**inherited, "KATO_HOME": home, "GATEWAY_PORT": "0", "LOG_LEVEL": "ERROR"}
         command = [sys.executable, "-m", "kato_gateway"]
         # A group of its own: Ctrl-C ends the example, which then ends the gateway, once.
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, process_group=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import secrets
 import threading
 import time
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
-from typing import TypedDict, TypeVar
+from typing import Literal, TypedDict, TypeVar
 
-from container_manager.errors import NameTaken, RuntimeUnavailable, StartFailed
+import kato_node
+from container_manager.errors import ImageMissing, NameTaken, RuntimeUnavailable, StartFailed
 from container_manager.labels import name_for_people, node_id_for, processor_id_for
 from container_manager.readiness import NeverHealthy, wait_until_healthy
 from container_manager.runtime import Runtime
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 DEPLOYMENT = "static"
 DEFAULT_HOME = "~/.kato"
+DEFAULT_IMAGE = f"kato-platform:{kato_node.__version__}"
 DEFAULT_TIMEOUT_S = 60.0
 # The configuration of processor.md, section 8: a closed list. Each is a setting of the node, in capitals.
 CONFIG_NAMES = frozenset(
@@ -48,7 +51,10 @@ CONFIG_NAMES = frozenset(
 # What of our own environment a static node is to share: where it stores, and how much it says.
 _SHARED_SETTINGS = ("MONGO_URL", "MONGO_DATABASE", "LOG_LEVEL")
 
+_LOOPBACK = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?")
+
 _T = TypeVar("_T")
+Wanted = Literal["auto", "process", "docker"]
 ConfigValue = str | int | float | bool | None
 
 
@@ -70,14 +76,55 @@ class Choice:
     reason: str
 
 
-def choose_runtime(home: Path, environment: Mapping[str, str]) -> Choice:
-    """Choose Docker if engine, image and MONGO_URL are all there, else processes. There is no Docker runtime so far."""
-    reason = (
-        "there is no Docker runtime in this version"
-        if environment.get("MONGO_URL")
-        else "MONGO_URL is not set, and containers cannot share an embedded database"
-    )
-    return Choice(runtime=ProcessRuntime(home, DEPLOYMENT), reason=reason)
+async def choose_runtime(
+    *,
+    wanted: Wanted,
+    home: Path,
+    deployment: str,
+    image: str = DEFAULT_IMAGE,
+    network: str | None = None,
+    mongo_url: str | None = None,
+) -> Choice:
+    """Choose a runtime, which is not opened yet: for "auto" Docker if engine, image and MongoDB are all there.
+
+    Args:
+        network: the name of an existing network for the nodes; by default one of the deployment's own.
+        mongo_url: where nodes reach MongoDB.
+    Raises: ImageMissing, RuntimeUnavailable, for "docker" only: one line that says what is not there.
+    """
+    if wanted == "process":
+        return Choice(runtime=ProcessRuntime(home, deployment), reason="asked for")
+    try:
+        runtime = await _docker_runtime(deployment, image, network, mongo_url)
+    except (ImageMissing, RuntimeUnavailable) as error:
+        if wanted == "docker":
+            raise
+        return Choice(runtime=ProcessRuntime(home, deployment), reason=f"no Docker: {error}")
+    reason = "asked for" if wanted == "docker" else f"the engine answers and has {image}, and MONGO_URL is set"
+    return Choice(runtime=runtime, reason=reason)
+
+
+async def _docker_runtime(deployment: str, image: str, network: str | None, mongo_url: str | None) -> Runtime:
+    """Return a Docker runtime that can be expected to work. Raises: ImageMissing, RuntimeUnavailable."""
+    if not mongo_url:
+        raise RuntimeUnavailable("MONGO_URL is not set, and containers cannot share an embedded database")
+    if _is_loopback(mongo_url):
+        raise RuntimeUnavailable(
+            "MONGO_URL is an address of this host's loopback, which is another one in a container; set NODE_MONGO_URL"
+        )
+    try:
+        from container_manager.runtimes.docker import DockerRuntime  # noqa: PLC0415 - the SDK is an extra
+    except ImportError:
+        raise RuntimeUnavailable("the Docker SDK is not installed: pip install 'kato-platform[docker]'") from None
+    runtime = DockerRuntime(deployment, network=network)
+    await runtime.check_image(image)
+    return runtime
+
+
+def _is_loopback(mongo_url: str) -> bool:
+    """Return whether some host of a MongoDB URL is this machine's loopback. Source: MongoDB, connection strings."""
+    authority = mongo_url.partition("://")[2].partition("/")[0].partition("?")[0].rpartition("@")[2]
+    return any(_LOOPBACK.fullmatch(host) for host in authority.lower().split(","))
 
 
 class KatoContainerManager:
@@ -89,22 +136,21 @@ class KatoContainerManager:
 
     Args:
         home: KATO_HOME; by default the environment's, else ~/.kato.
-        runtime: instead of the one that would be chosen.
+        runtime: instead of the one that is chosen by RUNTIME, NODE_IMAGE, NODE_NETWORK, MONGO_URL and NODE_MONGO_URL.
         timeout_s: after which a call gives up, leaving nothing behind.
-    Raises: RuntimeUnavailable.
+    Raises: ImageMissing, RuntimeUnavailable; ValueError for another RUNTIME than auto, process or docker.
     """
 
     def __init__(
         self, *, home: Path | None = None, runtime: Runtime | None = None, timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> None:
         self._home = (home or Path(os.environ.get("KATO_HOME") or DEFAULT_HOME)).expanduser().absolute()
-        choice = choose_runtime(self._home, os.environ) if runtime is None else Choice(runtime=runtime, reason="given")
-        logger.info("runtime_chosen", extra={"runtime": choice.runtime.name, "reason": choice.reason})
-        self._runtime = choice.runtime
+        self._image = os.environ.get("NODE_IMAGE") or DEFAULT_IMAGE
         self._timeout_s = timeout_s
         self._created: set[str] = set()
         self._thread = _LoopThread()
         try:
+            self._runtime = self._call(self._chosen()) if runtime is None else runtime
             self._call(self._runtime.open())
         except BaseException:
             self._thread.stop()
@@ -131,6 +177,7 @@ class KatoContainerManager:
             node_id=node_id_for(processor_id),
             deployment=DEPLOYMENT,
             role="static",
+            image=None if self._runtime.capabilities.shares_files else self._image,
             env=self._settings(processor_id) | settings_of(config or {}),
             created_at_s=time.time(),
         )
@@ -174,9 +221,23 @@ class KatoContainerManager:
         finally:
             self.close()
 
+    async def _chosen(self) -> Runtime:
+        choice = await choose_runtime(
+            wanted=_wanted(os.environ.get("RUNTIME") or "auto"),
+            home=self._home,
+            deployment=DEPLOYMENT,
+            image=self._image,
+            network=os.environ.get("NODE_NETWORK") or None,
+            mongo_url=_node_mongo_url(),
+        )
+        logger.info("runtime_chosen", extra={"runtime": choice.runtime.name, "reason": choice.reason})
+        return choice.runtime
+
     def _settings(self, processor_id: str) -> dict[str, str]:
         shared = {name: os.environ[name] for name in _SHARED_SETTINGS if os.environ.get(name)}
-        return {"PROCESSOR_ID": processor_id, "KATO_HOME": str(self._home), **shared}
+        if self._runtime.capabilities.shares_files:
+            return {"PROCESSOR_ID": processor_id, "KATO_HOME": str(self._home), **shared}
+        return {"PROCESSOR_ID": processor_id, **shared, "MONGO_URL": _node_mongo_url() or ""}
 
     async def _created_node(self, spec: NodeSpec) -> NodeStatus:
         found = await self._runtime.status(spec.node_id)
@@ -198,6 +259,18 @@ class KatoContainerManager:
 
     def _call(self, work: Coroutine[object, object, _T]) -> _T:
         return self._thread.run(work, patience_s=2 * self._timeout_s)
+
+
+def _wanted(text: str) -> Wanted:
+    match text:
+        case "auto" | "process" | "docker":
+            return text
+    raise ValueError(f"RUNTIME: must be auto, process or docker, not {text!r}")
+
+
+def _node_mongo_url() -> str | None:
+    """Return where a node in a container reaches MongoDB."""
+    return os.environ.get("NODE_MONGO_URL") or os.environ.get("MONGO_URL")
 
 
 def settings_of(config: Mapping[str, ConfigValue]) -> dict[str, str]:

@@ -12,8 +12,8 @@ from typing import TypeVar
 from docker import APIClient
 from docker.errors import APIError, DockerException
 from docker.utils import kwargs_from_env
-from requests import PreparedRequest, Response
 
+from container_manager.runtimes.dockerclient import Client
 from container_manager.runtimes.dockererrors import Unanswered, refusal, silence
 from container_manager.runtimes.dockerthreads import Threads, TimeUp
 
@@ -34,17 +34,6 @@ class Facts:
     now_s: float
 
 
-class _Watching(APIClient):
-    """A client whose timeout holds for streams too: docker-py waits for an event, and for the engine, for ever."""
-
-    silence_s: float | None = None
-
-    def send(self, request: PreparedRequest, **kwargs: object) -> Response:
-        """See requests.Session."""
-        timeout_s = self.silence_s or kwargs.get("timeout")
-        return super().send(request, **{**kwargs, "timeout": timeout_s})  # type: ignore[arg-type]
-
-
 class Engine:
     """Calls of one engine, each in a thread, with a deadline. Raises RuntimeUnavailable, and what `refusal` says.
 
@@ -60,13 +49,11 @@ class Engine:
 
     def connect(self, timeout_s: float) -> APIClient:
         """Return a client of one's own, speaking the engine's version. Raises: DockerException."""
-        return APIClient(version="auto", timeout=timeout_s, **self._options())  # type: ignore[arg-type]
+        return Client(self._place(), timeout_s=timeout_s)
 
     def watch(self, silence_s: float) -> APIClient:
         """Return a client whose streams end when nothing comes for so long. Raises: DockerException."""
-        client = _Watching(version="auto", timeout=silence_s, **self._options())  # type: ignore[arg-type]
-        client.silence_s = silence_s
-        return client
+        return Client(self._place(), timeout_s=silence_s, is_watching=True)
 
     async def close(self) -> None:
         """End the threads."""
@@ -90,7 +77,7 @@ class Engine:
         """Do what ends something; a cancellation waits for it."""
         return await self._call(self._ending, doing, work, timeout_s=_END_S, settle=True)
 
-    def _options(self) -> dict[str, object]:
+    def _place(self) -> dict[str, object]:
         return {"base_url": self._url} if self._url else {**kwargs_from_env(os.environ)}
 
     async def _call(self, threads: Threads, doing: str, work: Work[T], *, timeout_s: float, settle: bool = False) -> T:

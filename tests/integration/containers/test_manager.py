@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -188,12 +189,49 @@ def test_in_doubt_no_second_node_is_started(place: Path) -> None:
         engine.knobs.is_out_of_reach = False
 
 
-@pytest.mark.parametrize(("environment", "why"), [({}, "MONGO_URL is not set"), ({"MONGO_URL": "x"}, "no Docker")])
-def test_the_choice_of_a_runtime_has_a_reason(place: Path, environment: dict[str, str], why: str) -> None:
-    """Without an engine, an image and MONGO_URL the choice is processes, and it says why."""
-    choice = choose_runtime(place, environment)
+async def test_without_mongodb_nodes_are_processes(tmp_path: Path) -> None:
+    """Without MONGO_URL the choice is processes and says why; asked for Docker, it refuses in the same words."""
+    choice = await choose_runtime(wanted="auto", home=tmp_path, deployment="ours")
     assert choice.runtime.name == "process"
-    assert why in choice.reason
+    assert "MONGO_URL is not set" in choice.reason
+    with pytest.raises(RuntimeUnavailable, match="MONGO_URL is not set"):
+        await choose_runtime(wanted="docker", home=tmp_path, deployment="ours")
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "127.0.0.1:27017", "[::1]:27017", "u:p%40@127.1.2.3", "db:1,LOCALHOST:2"]
+)
+async def test_a_container_cannot_reach_our_loopback(tmp_path: Path, host: str) -> None:
+    """A MONGO_URL on the loopback rules Docker out, whatever its form, and the reason names the setting that helps."""
+    choice = await choose_runtime(
+        wanted="auto", home=tmp_path, deployment="ours", mongo_url=f"mongodb://{host}/x?replicaSet=localhost"
+    )
+    assert choice.runtime.name == "process"
+    assert "NODE_MONGO_URL" in choice.reason
+
+
+async def test_without_an_engine_nodes_are_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an engine the choice is processes and says why; asked for Docker, it refuses in the same words."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
+    choose = partial(choose_runtime, home=tmp_path, deployment="ours", mongo_url="mongodb://db")
+    choice = await choose(wanted="auto")
+    assert choice.runtime.name == "process"
+    assert "out of reach: No such file or directory" in choice.reason
+    with pytest.raises(RuntimeUnavailable, match="out of reach"):
+        await choose(wanted="docker")
+
+
+async def test_processes_can_be_asked_for(tmp_path: Path) -> None:
+    """RUNTIME=process looks for nothing else."""
+    choice = await choose_runtime(wanted="process", home=tmp_path, deployment="ours", mongo_url="mongodb://db")
+    assert (choice.runtime.name, choice.reason) == ("process", "asked for")
+
+
+def test_an_unknown_runtime_is_refused(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A RUNTIME that does not exist makes no manager, and leaves no thread."""
+    monkeypatch.setenv("RUNTIME", "podman")
+    with pytest.raises(ValueError, match="podman"):
+        KatoContainerManager(home=place)
 
 
 def call(info: ProcessorInfo, path: str, body: object = None) -> dict[str, object]:

@@ -39,6 +39,7 @@ from kato_node.store.mongo_client import (
     UNKNOWN,
     Document,
     Errands,
+    Heartbeats,
     connected,
     unavailable,
 )
@@ -61,10 +62,11 @@ T = TypeVar("T")
 OPEN_TIMEOUT_S = 2.0
 COMMIT_TIMEOUT_S = 5.0
 ABORT_TIMEOUT_S = 1.0
-CLOSE_TIMEOUT_S = 0.2
+CLOSE_TIMEOUT_S = 0.5  # of each step of it
 CONFLICT_WAIT_S = 0.01
 BATCH_DOCUMENTS = 1_000  # read, or swept up, at once
 
+_AT_ONCE_S = 0.001
 _NAMESPACE_EXISTS = 48
 
 
@@ -77,7 +79,8 @@ class MongoStore:
 
     def __init__(self, url: str, database: str, processor_id: str) -> None:
         self._processor_id = processor_id
-        self._client = connected(url)
+        self._heartbeats = Heartbeats()
+        self._client = connected(url, self._heartbeats)
         self._database = self._client[database]
         self._session = self._client.start_session()
         self._errands = Errands()
@@ -90,12 +93,9 @@ class MongoStore:
         await self._errands.run(_translated(self._open()))
 
     async def close(self) -> None:
-        """See Store."""
+        """See Store. It takes a moment, whatever the server does; a caller that is cancelled does not stop it."""
         await self._errands.end(within_s=CLOSE_TIMEOUT_S)
-        with suppress(PyMongoError), pymongo.timeout(CLOSE_TIMEOUT_S):
-            await self._session.end_session()
-        with pymongo.timeout(CLOSE_TIMEOUT_S):
-            await self._client.close()
+        await asyncio.shield(asyncio.create_task(self._close()))
 
     async def bind(self) -> ProcessorRecord:
         """See Store."""
@@ -150,6 +150,17 @@ class MongoStore:
         """See Store. A caller that is cancelled does not stop it."""
         plan = planned(self._processor_id, batch)
         await self._errands.run(self._commit(plan, epoch))
+
+    async def _close(self) -> None:
+        """Close the client when it is not connecting: the driver forgets the socket of a connect that it cancels."""
+        with suppress(PyMongoError), pymongo.timeout(CLOSE_TIMEOUT_S):
+            if self._client.topology_description.has_writable_server():
+                await self._session.end_session()
+            else:
+                self._client._topology.pop_all_sessions()  # else it looks for a server to tell, connecting again
+        await self._heartbeats.quiet(within_s=CLOSE_TIMEOUT_S)
+        with pymongo.timeout(CLOSE_TIMEOUT_S):
+            await self._client.close()
 
     async def _open(self) -> None:
         with pymongo.timeout(OPEN_TIMEOUT_S):
@@ -350,7 +361,7 @@ def _require_transient(error: PyMongoError, deadline_s: float) -> None:
 
 
 def _remaining_s(deadline_s: float) -> float:
-    return max(deadline_s - time.monotonic(), 0.001)
+    return max(deadline_s - time.monotonic(), _AT_ONCE_S)  # 0 would be for ever
 
 
 def _unknown(error: Exception) -> CommitUnknown:

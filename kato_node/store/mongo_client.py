@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from pymongo import AsyncMongoClient
 from pymongo.errors import ConnectionFailure, PyMongoError
+from pymongo.monitoring import (
+    ServerHeartbeatFailedEvent,
+    ServerHeartbeatListener,
+    ServerHeartbeatStartedEvent,
+    ServerHeartbeatSucceededEvent,
+)
 
 from kato_node.store.base import StoreFull, StoreUnavailable, StoreUnreachable
 
@@ -26,7 +33,40 @@ UNKNOWN = "UnknownTransactionCommitResult"
 _OUT_OF_DISK_SPACE = 14031
 
 
-def connected(url: str) -> AsyncMongoClient[Document]:
+class Heartbeats(ServerHeartbeatListener):
+    """Knows whether the driver is asking the server for its state, and may be connecting for it."""
+
+    def __init__(self) -> None:
+        self._asking = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    def started(self, _event: ServerHeartbeatStartedEvent) -> None:
+        """See ServerHeartbeatListener."""
+        self._asking += 1
+        self._quiet.clear()
+
+    def succeeded(self, _event: ServerHeartbeatSucceededEvent) -> None:
+        """See ServerHeartbeatListener."""
+        self._ended()
+
+    def failed(self, _event: ServerHeartbeatFailedEvent) -> None:
+        """See ServerHeartbeatListener."""
+        self._ended()
+
+    async def quiet(self, *, within_s: float) -> None:
+        """Return once it is not asking, or after that time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._quiet.wait()
+
+    def _ended(self) -> None:
+        self._asking -= 1
+        if not self._asking:
+            self._quiet.set()
+
+
+def connected(url: str, heartbeats: Heartbeats) -> AsyncMongoClient[Document]:
     """Return a client of that server, which connects when it is used.
 
     The URL says where, and as whom. How is ours, whatever its options say: an acknowledged write survives, reads see
@@ -52,6 +92,7 @@ def connected(url: str) -> AsyncMongoClient[Document]:
         serverMonitoringMode="poll",  # one connection less for each node; a failed command asks again at once
         maxPoolSize=POOL_SIZE_MAX,
         appname="kato-node",
+        event_listeners=[heartbeats],
     )
 
 

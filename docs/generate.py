@@ -101,6 +101,7 @@ def limits() -> dict[str, int | float]:
         "nodes_max": LifecyclePolicy().nodes_max,
         **{field.name: getattr(node, field.name) for field in fields(node) if field.name.endswith(("_max", "_max_s"))},
         "unanswered_max": sessions.UNANSWERED_MAX,
+        "node_unanswered_max": sessions.NODE_UNANSWERED_MAX,
         "remembered_operations_max": turns.OPERATIONS_MAX,
         "checkpoints_max": sessions.CHECKPOINTS_MAX,
         "kept_bytes_max": plane.kept_bytes_max,

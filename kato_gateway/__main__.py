@@ -1,5 +1,6 @@
 """Runs the gateway in the foreground: `python -m kato_gateway`, until SIGINT (Ctrl-C) or SIGTERM.
 
+`python -m kato_gateway doctor` says what is wrong with an installation, `… backup DIR` copies it: see there.
 Exit status: 0 stopped; 1 could not start, or failed; 2 bad settings. What went wrong is one line on stderr.
 """
 
@@ -23,8 +24,9 @@ from fastapi import FastAPI
 from container_manager.errors import ContainerError, RuntimeUnavailable
 from container_manager.runtime import Runtime
 from container_manager.spec import Liveness
-from kato_gateway import wiring
+from kato_gateway import backup, wiring
 from kato_gateway.api.app import BODY_BYTES_MAX
+from kato_gateway.doctor import __main__ as doctor
 from kato_gateway.domain.errors import GatewayError
 from kato_gateway.home import HomeError, deployment_secret, held
 from kato_gateway.settings import Settings, SettingsError, from_environment
@@ -37,14 +39,22 @@ OKAY, FAILED, BAD_SETTINGS, INTERRUPTED = 0, 1, 2, 130
 _BACKLOG = 2_048
 _GRACE_S = 10  # for calls under way
 _KILL_PAUSES_S = (0.0, 0.1, 0.2, 0.5, 1.0)  # between looks for nodes that live, or while none can be told
+_TOOLS = {"doctor": doctor.main, "backup": backup.main}
 _log = logging.getLogger("kato_gateway")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the gateway from the command line and the environment; return the exit status."""
-    parser = argparse.ArgumentParser(prog="kato-gateway", description="Everything is set in the environment.")
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in _TOOLS:
+        return _TOOLS[given[0]](given[1:])
+    parser = argparse.ArgumentParser(
+        prog="kato-gateway",
+        description="Everything is set in the environment.",
+        epilog="kato-gateway doctor: what is wrong, and what to do; kato-gateway backup DIR: copy what is kept",
+    )
     parser.add_argument("--started-at", type=float, metavar="SECONDS", help="since the epoch; to say how long it took")
-    started_at_s = parser.parse_args(arguments).started_at
+    started_at_s = parser.parse_args(given).started_at
     try:
         settings = from_environment(os.environ)
         wiring.check(settings)
@@ -87,7 +97,8 @@ async def _run(settings: Settings, listener: socket.socket, started_at_s: float 
             if await _unless(signals.stop, parts.lifecycle.start()):
                 await _serve(parts.app, listener, signals, _welcome(settings, listener, started_at_s, parts.chosen))
         finally:
-            if not await _unless(signals.hurry, parts.lifecycle.stop()):
+            stopped = await _unless(signals.hurry, parts.lifecycle.stop())
+            if not stopped and not parts.lifecycle.peers.share_nodes:  # else they serve another gateway's sessions
                 await _kill_all(parts.runtime)
 
 

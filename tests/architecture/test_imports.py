@@ -26,7 +26,7 @@ SERVICE_ROOMS = {
 
 def services(package: str) -> tuple[str, ...]:
     """Return a package's services: the modules of its service rooms, all but the settings and the program."""
-    apart = (f"{package}.settings", f"{package}.__main__", f"{package}.wiring")
+    apart = (f"{package}.settings", f"{package}.__main__", f"{package}.wiring", f"{package}.backup")
     inside = (module.name for module in modules() if not module.is_package)
     return tuple(name for name in inside if name.rpartition(".")[0] in SERVICE_ROOMS[package] and name not in apart)
 
@@ -92,6 +92,9 @@ RULES = (
         own="kato_gateway",
         may=("fastapi", "kato_gateway", "container_manager", "kato_node.wire"),
     ),
+    # Tools: like the program, they choose; unlike it, they look at what a gateway or its nodes may be using just now.
+    Rule(prefix="kato_gateway.backup", own="kato_gateway", may=("kato_gateway",)),
+    Rule(prefix="kato_gateway.doctor", own="kato_gateway", may=("kato_gateway", "container_manager", "pymongo")),
     Rule(prefix="container_manager", own="container_manager", may=()),
     Rule(
         prefix="container_manager.runtimes",

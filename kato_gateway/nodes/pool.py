@@ -125,10 +125,15 @@ class Pool:
 
     def forget(self, node_id: str) -> None:
         """Let go of a member that is not to be claimed any more."""
-        self._own.discard(node_id)
-        if self.has(node_id):
-            self._idle = deque(member for member in self._idle if member.node_id != node_id)
+        if self._drop(node_id):
             self._refill()
+
+    def _drop(self, node_id: str) -> bool:
+        self._own.discard(node_id)
+        if not self.has(node_id):
+            return False
+        self._idle = deque(member for member in self._idle if member.node_id != node_id)
+        return True
 
     @contextmanager
     def serving(self) -> Iterator[None]:
@@ -191,30 +196,27 @@ class Pool:
         return member
 
     async def _find(self) -> None:
-        """Take in the members that other gateways have started."""
-        for node in await self._recorded():
-            if node.state is NodeState.POOL:
-                self.adopt(node)
+        """Take in the members that other gateways have started, and let go of those that they have taken."""
+        await self._found()
 
-    async def _recorded(self) -> Sequence[NodeRecord]:
-        """Return every gateway's members on record, and those being started, the oldest first."""
+    async def _found(self) -> Sequence[NodeRecord]:
+        """Look at what is recorded; return every gateway's members, and those being started, the oldest first."""
         ground = self._ground
-        found = [
-            node
-            for node in await ground.registry.nodes()
-            if node.state in _UNBOUND and node.is_on(ground.engine) and node.spec_hash == ground.spec_hash
-        ]
-        return sorted(found, key=lambda node: (node.state is not NodeState.POOL, node.created_at_s, node.node_id))
+        unbound: list[NodeRecord] = []
+        for node in await ground.registry.nodes():
+            if node.state not in _UNBOUND:
+                self._drop(node.node_id)
+            elif node.is_on(ground.engine) and node.spec_hash == ground.spec_hash:
+                unbound.append(node)
+                if node.state is NodeState.POOL:
+                    self.adopt(node)
+        return sorted(unbound, key=lambda node: (node.state is not NodeState.POOL, node.created_at_s, node.node_id))
 
     async def _is_one_too_many(self, intent: NodeRecord | None) -> bool:
         """Whether the shared pool is full without one more start: this one, once its intent is recorded."""
         if not self._peers.share_nodes:
             return False
-        found = await self._recorded()
-        for node in found:
-            if node.state is NodeState.POOL:
-                self.adopt(node)
-        before = [node.node_id for node in found]
+        before = [node.node_id for node in await self._found()]
         rank = before.index(intent.node_id) if intent is not None and intent.node_id in before else len(before)
         if rank < self._ground.policy.warm_pool_size:
             return False

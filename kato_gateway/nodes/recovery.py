@@ -26,7 +26,6 @@ from kato_gateway.tasks import all_of
 
 ASKED_MAX = 32
 _SESSIONS_MAX = 10_000
-_USABLE = frozenset({NodeState.POOL, NodeState.BOUND})
 _log = logging.getLogger(__name__)
 
 
@@ -57,12 +56,13 @@ class Recovery:
         listed = await self.running()
         if listed is None:
             return
-        believed = self._fleet.nodes() | self._pool.nodes()
+        believed = ((self._fleet.nodes(), NodeState.BOUND), (self._pool.nodes(), NodeState.POOL))
         records = await ground.registry.nodes()  # after the list: whatever runs in it had its record before
         await self._peers.beat()  # after the nodes: whoever recorded one of them had said before that it serves
         self._lookout.keep({record.node_id for record in records})
-        for node_id in believed - {node.node_id for node in records if node.state in _USABLE}:
-            self._janitor.forget(node_id)
+        for node_ids, state in believed:  # what another gateway has taken, or ended
+            for node_id in node_ids - {node.node_id for node in records if node.state is state}:
+                self._janitor.forget(node_id)
         statuses = {status.node_id: status for status in listed}
         known = {record.node_id for record in records}
         ours = [record for record in records if record.is_on(ground.engine)]

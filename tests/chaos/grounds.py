@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.chaos import sim
+from tests.chaos.real import ground as real
 from tests.chaos.report import Outcome
 
 
@@ -42,7 +43,7 @@ def _sim(seeds: Sequence[int], _plant: str) -> Iterator[Outcome]:
         yield sim.run(seed)
 
 
-GROUNDS: Mapping[str, Ground] = {"sim": _sim}
+GROUNDS: Mapping[str, Ground] = {"sim": _sim, "real": real.run}
 SCENARIOS: Mapping[str, Callable[[Asked], Iterator[Outcome]]] = {}
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from tests.chaos.checker import Findings
 
@@ -49,6 +50,10 @@ class Outcome:
     def is_clean(self) -> bool:
         """Whether nothing was found."""
         return not any(self.counts.values())
+
+    def also(self, *, orphans: int, words: Sequence[str]) -> Outcome:
+        """Return the outcome with what was found later."""
+        return replace(self, orphans=self.orphans + orphans, words=(*self.words, *words))
 
     def __str__(self) -> str:
         found = ", ".join(f"{name} {count}" for name, count in self.counts.items() if count)

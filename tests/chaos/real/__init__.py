@@ -1,0 +1,1 @@
+"""Real gateway and node processes on real storage."""

@@ -1,0 +1,218 @@
+"""Runs in a real installation: a batch of plans, one after the other, in one home."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+
+from tests.chaos.checker import check
+from tests.chaos.client import Client, Unusable, audit
+from tests.chaos.history import History
+from tests.chaos.operations import Op
+from tests.chaos.plan import Fault, Plan, drawn
+from tests.chaos.real import points
+from tests.chaos.real.faults import DRAWN, FAULTS, Scene
+from tests.chaos.real.home import POOL, Home, eventually, identity, serving
+from tests.chaos.real.line import DOORS, RealLine
+from tests.chaos.report import Outcome
+
+BATCH = 25
+PATIENCE_S = 60.0
+GONE_WITHIN_S = 15.0
+LASTS_S_MAX = 2.0
+OPERATION_S = 0.02
+"""About how long an operation takes: within it faults are spread."""
+DISK_BYTES = 96 * 2**20
+
+
+def run(seeds: Sequence[int], plant: str = "", **settings: str) -> Iterator[Outcome]:
+    """Run the plans of these seeds, on a small disk of its own every second batch of them."""
+    for first in range(0, len(seeds), BATCH):
+        batch = seeds[first : first + BATCH]
+        with _disk(small=first // BATCH % 2 == 1) as path:
+            if plant:
+                points.plant(path / "home", plant)
+            yield from asyncio.run(_batch(batch, path, settings))
+
+
+async def _batch(seeds: Sequence[int], path: Path, settings: Mapping[str, str]) -> list[Outcome]:
+    outcomes = []
+    async with serving(path / "home", **settings) as home, aiohttp.ClientSession() as http:
+        for seed in seeds:
+            plan = drawn(seed, doors=DOORS, faults=DRAWN, prefix=f"r{seed}-", lasts_s_max=LASTS_S_MAX)
+            outcomes.append(await Run(plan, home, http).outcome())
+        outcomes[-1] = await _ended(outcomes[-1], home)
+    return outcomes
+
+
+async def _ended(last: Outcome, home: Home) -> Outcome:
+    """Stop the gateway; what is left then is the last run's."""
+    status = await home.stop()
+    with contextlib.suppress(AssertionError):
+        await eventually(lambda: not home.processes(), "the end of every process", within_s=GONE_WITHIN_S)
+    words = [f"orphan: {' '.join(process.cmdline())[:200]} outlived everything" for process in home.processes()]
+    if status != 0:
+        words.append(f"the gateway ended with {status}")
+    return last.also(orphans=len(words), words=words)
+
+
+class Run:
+    """One plan in a home."""
+
+    def __init__(self, plan: Plan, home: Home, http: aiohttp.ClientSession, *, ground: str = "real") -> None:
+        self._plan = plan
+        self._home = home
+        self._http = http
+        self._ground = ground
+        self._history = History()
+        self._chance = random.Random(f"{plan.seed}/real")
+        self._calls = 0
+        self._lines = [RealLine(home.url, session.door, http) for session in plan.sessions]
+        self._faults: list[asyncio.Task[None]] = []
+        self._happened: list[str] = []
+
+    async def outcome(self) -> Outcome:
+        """Run it."""
+        clients = [
+            Client(line, plan, self._history, invoked=self._invoked, patience_s=PATIENCE_S)
+            for line, plan in zip(self._lines, self._plan.sessions, strict=True)
+        ]
+        words = await self._worked(
+            (client, plan.script) for client, plan in zip(clients, self._plan.sessions, strict=True)
+        )
+        await self._heal()
+        for client, plan in zip(clients, self._plan.sessions, strict=True):
+            words += await self._worked([(client, audit(plan, self._history))])
+        unusable = len(words)
+        epochs = await self._epochs()
+        for client in clients:
+            words += await self._worked([(client, [Op(kind="end")])])
+        orphans = await self._orphans()
+        for line in self._lines:
+            await line.close()
+        return Outcome(
+            ground=self._ground,
+            seed=self._plan.seed,
+            findings=check(self._history.calls),
+            orphans=len(orphans),
+            epochs=len(epochs),
+            unusable=unusable,
+            calls=len(self._history.calls),
+            faults=tuple(self._happened),
+            words=(*words, *epochs, *orphans),
+        )
+
+    async def _worked(
+        self, works: Iterator[tuple[Client, Sequence[Op]]] | list[tuple[Client, Sequence[Op]]]
+    ) -> list[str]:
+        """Have every client do its part; return the words of those that could not."""
+        results = await asyncio.gather(*(client.work(script) for client, script in works), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, Unusable):
+                raise result
+        return [f"unusable: {result}" for result in results if isinstance(result, Unusable)]
+
+    def _invoked(self) -> None:
+        """Have happen what is due with this call."""
+        for fault in self._plan.faults:
+            if fault.at_call == self._calls:
+                self._faults.append(asyncio.create_task(self._happens(fault)))
+        self._calls += 1
+
+    async def _happens(self, fault: Fault) -> None:
+        await asyncio.sleep(fault.delay * OPERATION_S)
+        scene = Scene(
+            home=self._home,
+            session=self._plan.sessions[fault.session],
+            line=self._lines[fault.session],
+            lasts_s=fault.lasts_s,
+            chance=self._chance,
+            node_pid=self._node_pid,
+            happened=lambda: self._happened.append(str(fault)),
+        )
+        await FAULTS[fault.name](scene)
+
+    async def _heal(self) -> None:
+        """Wait for the end of whatever goes wrong, and end the run's nodes: what is found then is what was stored."""
+        await asyncio.gather(*self._faults)
+        for line in self._lines:
+            line.answers_lost, line.hurry_s = 0, None
+        for processor_id in self._processors():
+            points.withdraw(self._home.path, processor_id)
+            pid = await self._node_pid(processor_id)
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _processors(self) -> list[str]:
+        return sorted({session.processor_id for session in self._plan.sessions})
+
+    async def _node_pid(self, processor_id: str) -> int | None:
+        """Return the pid of the node that serves the processor, None if there is none, or nobody can tell."""
+        try:
+            timeout = aiohttp.ClientTimeout(total=0.5)
+            async with self._http.get(f"{self._home.url}/nodes/{processor_id}", timeout=timeout) as reply:
+                known = await reply.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, ValueError, OSError):
+            return None
+        lock = self._home.nodes().get(str(known.get("node_id", "")))
+        return None if lock is None else lock.pid
+
+    async def _epochs(self) -> list[str]:
+        """Ask every node whom it serves; return words for each processor that two of them serve."""
+        owners: Counter[str] = Counter()
+
+        async def one_each() -> bool:
+            owners.clear()
+            served = [await self._served(lock.port) for lock in self._home.nodes().values()]
+            owners.update(name for name in served if name is not None)
+            return max(owners.values(), default=0) <= 1
+
+        with contextlib.suppress(AssertionError):
+            await eventually(one_each, "one node for each processor", within_s=GONE_WITHIN_S)
+        return [f"two epochs: {name}" for name, count in owners.items() if count > 1]
+
+    async def _served(self, port: int) -> str | None:
+        try:
+            timeout = aiohttp.ClientTimeout(total=2.0)
+            async with self._http.get(f"http://127.0.0.1:{port}/health", timeout=timeout) as reply:
+                return identity(await reply.read())
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return None
+
+    async def _orphans(self) -> list[str]:
+        """Wait until only the pool is left; return words for what else there is."""
+        with contextlib.suppress(AssertionError):
+            await eventually(lambda: len(self._home.nodes()) <= POOL, "only the pool", within_s=GONE_WITHIN_S)
+        left = self._home.nodes()
+        return [f"orphan: one of {sorted(left)}" for _ in range(len(left) - POOL)]
+
+
+@contextmanager
+def _disk(*, small: bool) -> Iterator[Path]:
+    """Yield a directory: on the disk, or on a small one of its own where that can be mounted."""
+    path = Path(tempfile.mkdtemp(prefix="kato-chaos-"))
+    mounted = (
+        small
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(path)], check=False, capture_output=True
+        ).returncode
+    )
+    try:
+        yield path
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(path)], check=False, capture_output=True)
+        shutil.rmtree(path, ignore_errors=True)

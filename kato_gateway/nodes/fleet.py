@@ -190,7 +190,7 @@ class Fleet:
     async def _give_up(self, node: NodeRecord) -> None:
         """End a node that is good, for the sake of a new one. Raises: RuntimeOutOfReach if it is another engine's."""
         if not node.is_on(self._ground.engine):
-            raise _theirs(node, "and cannot be replaced from here")
+            raise _theirs(node, "to replace")
         await self._janitor.end(node)
 
     async def _is_lost(self, node_id: str) -> bool:
@@ -286,7 +286,7 @@ def _patience_s(sight: Sight, policy: LifecyclePolicy) -> float:
 def _raise_if_untold(node: NodeRecord, sight: Sight) -> None:
     """Refuse to conclude anything from silence. Raises: RuntimeOutOfReach, NodeTimeout."""
     if sight.foreign:
-        raise _theirs(node, "and does not answer" if sight.answer is None else "and does not serve")
+        raise _theirs(node, "and does not answer" if sight.answer is None else "and does not serve now")
     if sight.liveness is Liveness.UNKNOWN:
         raise RuntimeOutOfReach(
             f"Whether node {node.node_id} lives cannot be told now; nothing was stopped. Try again.",
@@ -298,8 +298,8 @@ def _raise_if_untold(node: NodeRecord, sight: Sight) -> None:
 
 def _theirs(node: NodeRecord, why: str) -> RuntimeOutOfReach:
     return RuntimeOutOfReach(
-        f"Node {node.node_id} is on the engine {node.engine!r}, which this gateway does not see, {why}. "
-        f"Start a gateway on that engine, or give the node up with DELETE /nodes/{node.node_id}.",
+        f"Node {node.node_id} on the engine {node.engine!r} is not this gateway's {why}. "
+        f"See to it that its own gateway runs, or give the node up with DELETE /nodes/{node.node_id}.",
         details={"node_id": node.node_id, "engine": node.engine},
         retry_after_s=RETRY_AFTER_S,
     )

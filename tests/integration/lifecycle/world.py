@@ -125,6 +125,7 @@ class World:
     def __init__(self) -> None:
         self.clock = HandClock()
         self.engine = MemoryEngine()
+        self.elsewhere = MemoryEngine(ports=self.engine.ports)
         self.tables = MemoryTables()
         self.nodes: dict[str, FakeNode] = {}
         self.stores: dict[str, Store] = {}
@@ -163,7 +164,7 @@ class World:
 
     def at(self, address: Address | None) -> FakeNode:
         """Return the node that listens there. Raises: NodeFailed."""
-        for node_id, node in self.engine.nodes.items():
+        for node_id, node in [*self.engine.nodes.items(), *self.elsewhere.nodes.items()]:
             if node.is_alive and node.address == address and not self.node(node_id).is_deaf:
                 return self.node(node_id)
         raise NodeFailed("connection refused")

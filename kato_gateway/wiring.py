@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from fastapi import FastAPI
 
+from container_manager.manager import choose_runtime
 from container_manager.runtime import Runtime
-from container_manager.runtimes.process import ProcessRuntime
 from container_manager.spec import NodeSpec
 from kato_gateway.api.app import create_app
 from kato_gateway.dataplane.attempts import Limits
@@ -205,11 +205,24 @@ async def _patiently(ask: Callable[[], Awaitable[T]], say: Say) -> T:
 
 
 async def _runtime(settings: Settings, deployment: str, stack: AsyncExitStack) -> tuple[Runtime, str]:
-    """Choose and open the runtime. Returns: it, and what a person is told of a choice."""
-    runtime = ProcessRuntime(settings.home, deployment)
+    """Choose and open the runtime. Returns: it, and what a person is told of the choice, if it was ours.
+
+    Raises: ContainerError.
+    """
+    choice = await choose_runtime(
+        wanted=settings.runtime,
+        home=settings.home,
+        deployment=deployment,
+        image=settings.node_image,
+        network=settings.node_network,
+        mongo_url=settings.node_mongo_url or settings.mongo_url,
+    )
+    runtime = choice.runtime
+    _log.info("runtime_chosen", extra={"runtime": runtime.name, "reason": choice.reason})
     stack.push_async_callback(runtime.close)
     await runtime.open()
-    return runtime, ""
+    kind = "processes of this machine" if runtime.capabilities.shares_files else "containers"
+    return runtime, f"Its nodes are {kind} ({choice.reason})." if settings.runtime == "auto" else ""
 
 
 def _policy(settings: Settings) -> LifecyclePolicy:

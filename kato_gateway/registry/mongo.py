@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 import pymongo
-from pymongo import AsyncMongoClient
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import PyMongoError
 
@@ -21,6 +20,7 @@ from kato_gateway.domain.sessions import NodeRecord, NodeState, SessionRecord
 from kato_gateway.registry.base import Change, GatewayRecord, Leftover, SessionQuery
 from kato_gateway.registry.documents import Plain, conditions, gateway_record, leftover_of, node_record, session_record
 from kato_gateway.registry.mongo_changes import Plan, make, planned
+from kato_gateway.registry.mongo_client import Connection
 from kato_gateway.registry.mongo_schema import (
     FACTS,
     GATEWAYS,
@@ -39,9 +39,7 @@ from kato_gateway.registry.mongo_schema import (
 T = TypeVar("T")
 
 CALL_TIMEOUT_S = 5.0
-CONNECT_TIMEOUT_S = 2.0
 TRANSACTION_MAX_S = 60.0  # after which a server ends one that it hears no more of
-CONNECTIONS_MAX = 50
 RETRY_AFTER_S = 2.0
 ENDING_WAIT_S = 0.5
 
@@ -65,26 +63,26 @@ class MongoRegistry:
         self._url = url
         self.database = database
         self._timeout_s = call_timeout_s
-        self._client: AsyncMongoClient[Stored] | None = None
+        self._connection: Connection | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def open(self) -> None:
         """See Registry."""
-        opening = self._task(self._opened())
+        opening = self._task(self._bounded(self._connected))
         try:
-            self._client = await asyncio.shield(opening)
+            self._connection = await asyncio.shield(opening)
         except asyncio.CancelledError:
             self._task(_abandoned(opening))
             raise
 
     async def close(self) -> None:
         """See Registry. Calls that are under way are ended first: each has its time."""
-        client, self._client = self._client, None
+        connection, self._connection = self._connection, None
         while self._tasks:
             await asyncio.wait(self._tasks)
-        if client is not None:
-            await client.close()
+        if connection is not None:
+            await connection.close()
 
     async def apply(self, changes: Sequence[Change]) -> bool:
         """See Registry."""
@@ -181,15 +179,15 @@ class MongoRegistry:
                 return await session.with_transaction(work)  # repeats what met a conflict, or a commit in doubt
             except PyMongoError:
                 # In a context of its own: this one's time is up.
-                self._task(self._end(database.client, session.session_id), context=Context())
+                self._task(self._end(session.session_id), context=Context())
                 raise
 
-    async def _end(self, client: AsyncMongoClient[Stored], server_session: Mapping[str, object]) -> None:
+    async def _end(self, server_session: Mapping[str, object]) -> None:
         """End what a failed transaction may have left open on the server, and what it wrote locked for everybody."""
         until_s = time.monotonic() + TRANSACTION_MAX_S
-        while self._client is client and time.monotonic() < until_s:
+        while (connection := self._connection) is not None and time.monotonic() < until_s:
             with suppress(PyMongoError), pymongo.timeout(self._timeout_s):
-                await client.admin.command("killSessions", [server_session])
+                await connection.client.admin.command("killSessions", [server_session])
                 return
             await asyncio.sleep(ENDING_WAIT_S)
 
@@ -205,10 +203,10 @@ class MongoRegistry:
             yield
 
     async def _call(self, work: Callable[[Database], Awaitable[T]]) -> T:
-        client = self._client
-        if client is None:
+        connection = self._connection
+        if connection is None:
             raise RegistryUnavailable("The registry is closed.")
-        return await asyncio.shield(self._task(self._bounded(lambda: work(client[self.database]))))
+        return await asyncio.shield(self._task(self._bounded(lambda: work(connection.database))))
 
     def _task(self, work: Coroutine[Any, Any, T], *, context: Context | None = None) -> asyncio.Task[T]:
         task = asyncio.create_task(work, context=context)
@@ -229,37 +227,20 @@ class MongoRegistry:
                 retry_after_s=RETRY_AFTER_S,
             ) from error
 
-    async def _opened(self) -> AsyncMongoClient[Stored]:
-        return await self._bounded(self._connected)
-
-    async def _connected(self) -> AsyncMongoClient[Stored]:
-        # Given here, these hold whatever the URL says; kato_node.store says the same of the node's client. Within
-        # pymongo.timeout the driver sends what is left of it (maxTimeMS) in place of wtimeout.
-        client: AsyncMongoClient[Stored] = AsyncMongoClient(
-            self._url,
-            w="majority",
-            journal=True,
-            wTimeoutMS=_ms(self._timeout_s),
-            readConcernLevel="majority",
-            readPreference="primary",
-            retryWrites=True,
-            retryReads=True,
-            timeoutMS=None,
-            connectTimeoutMS=_ms(CONNECT_TIMEOUT_S),
-            serverSelectionTimeoutMS=_ms(self._timeout_s),
-            serverMonitoringMode="poll",  # a failed command asks again at once
-            maxPoolSize=CONNECTIONS_MAX,
-            appname="kato-gateway",
-        )
+    async def _connected(self) -> Connection:
         try:
-            await prepare(client[self.database])
+            connection = Connection(self._url, self.database, timeout_s=self._timeout_s)
+        except ValueError as error:
+            raise RegistryUnavailable("MONGO_URL is no address of a MongoDB.") from error
+        try:
+            await prepare(connection.database)
         except BaseException:
-            await client.close()
+            await connection.close()
             raise
-        return client
+        return connection
 
 
-async def _abandoned(opening: asyncio.Task[AsyncMongoClient[Stored]]) -> None:
+async def _abandoned(opening: asyncio.Task[Connection]) -> None:
     """Let go of what nobody waits for any more, once it is there."""
     await asyncio.wait([opening])
     if opening.exception() is None:
@@ -275,7 +256,3 @@ def _condition(relation: str, values: Sequence[Plain]) -> object:
     if relation == "<=":
         return {"$lte": values[0]}
     return values[0] if len(values) == 1 else {"$in": list(values)}
-
-
-def _ms(seconds: float) -> int:
-    return int(seconds * 1000)

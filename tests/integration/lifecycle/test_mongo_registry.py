@@ -6,7 +6,6 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -27,7 +26,7 @@ from kato_gateway.domain.sessions import (
     pooled,
     slid,
 )
-from kato_gateway.registry import mongo
+from kato_gateway.registry import mongo, mongo_client
 from kato_gateway.registry.base import (
     Change,
     Leftover,
@@ -95,8 +94,8 @@ def fail(mongo_admin: Client) -> Iterator[Fail]:
 
 
 @pytest.fixture
-def abandoned_sockets() -> Iterator[None]:
-    """Collect, here and in no later test, what PyMongo leaves where its close() meets its monitor's own connect."""
+def nothing_left() -> Iterator[None]:
+    """Have a socket that nobody closed told of here."""
     yield
     gc.collect()
 
@@ -126,7 +125,11 @@ class Commands(CommandListener):
 def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     """Watch what registries that are made from now on send."""
     watching = Commands()
-    monkeypatch.setattr(mongo, "AsyncMongoClient", partial(AsyncMongoClient, event_listeners=[watching]))
+
+    def watched(*args: Any, event_listeners: list[Any], **options: Any) -> AsyncMongoClient[dict[str, Any]]:
+        return AsyncMongoClient(*args, event_listeners=[*event_listeners, watching], **options)
+
+    monkeypatch.setattr(mongo_client, "AsyncMongoClient", watched)
     return watching
 
 
@@ -345,8 +348,7 @@ async def test_a_change_that_nobody_acknowledges_is_in_doubt(
     await registry.close()
 
 
-@pytest.mark.filterwarnings("ignore:unclosed .*socket:ResourceWarning")
-@pytest.mark.usefixtures("abandoned_sockets")
+@pytest.mark.usefixtures("nothing_left")
 async def test_a_server_that_stops_is_found_again(tmp_path: Path) -> None:
     """Calls fail while it is away, and go well once it is back, with everything acknowledged, without reopening."""
     with StandIn(tmp_path) as server:
@@ -375,8 +377,15 @@ async def eventually(call: Callable[[], Awaitable[T]]) -> T:
             continue
 
 
-@pytest.mark.filterwarnings("ignore:unclosed .*socket:ResourceWarning")
-@pytest.mark.usefixtures("abandoned_sockets")
+@pytest.mark.parametrize("url", ["mongodb://127.0.0.1:99999/", "http://127.0.0.1/", "mongodb://"])
+async def test_an_address_that_is_none_is_refused(url: str) -> None:
+    """Opening says which setting is wrong, and not what it holds: there may be a password in it."""
+    with pytest.raises(RegistryUnavailable, match="MONGO_URL") as caught:
+        await MongoRegistry(url, "kato").open()
+    assert url not in str(caught.value)
+
+
+@pytest.mark.usefixtures("nothing_left")
 async def test_a_server_that_cannot_be_used_is_refused_at_the_start(tmp_path: Path) -> None:
     """Nobody there, or no replica set: opening says so, leaves nothing behind, and may be tried again."""
     with StandIn(tmp_path, "--standalone") as alone:
@@ -415,6 +424,7 @@ async def test_a_caller_may_leave_at_any_moment(opened: Opened) -> None:
         assert made or await first.session(f"s{turns}") == record
 
 
+@pytest.mark.usefixtures("nothing_left")
 async def test_whoever_leaves_an_opening_leaves_nothing(mongo_url: str, mongo_database: str) -> None:
     """Wherever it is cancelled, no connection stays, and the registry can be opened after that."""
     for turns in range(0, 40, 4):
@@ -428,4 +438,3 @@ async def test_whoever_leaves_an_opening_leaves_nothing(mongo_url: str, mongo_da
     await registry.open()
     assert await registry.session("s") is None
     await registry.close()
-    gc.collect()  # a connection that nobody closed is told of here

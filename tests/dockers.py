@@ -23,6 +23,7 @@ from tests.processes import NODES
 
 SOCKET = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
 _TINY_IMAGE = f"kato-test-tiny:{kato_node.__version__}"
+_POLL_S = 0.01
 _DOCKERFILE = f"""FROM {IMAGE}
 COPY tiny_node.py /tiny_node.py
 CMD ["python", "/tiny_node.py"]
@@ -67,6 +68,14 @@ def left_by(deployment: str) -> Left:
         networks=frozenset(docker("network", "ls", "--quiet", "--filter", label).split()),
         volumes=frozenset(docker("volume", "ls", "--quiet", "--filter", label).split()),
     )
+
+
+def has_made_containers(deployment: str) -> bool:
+    """Return whether the engine has lately created a container of a deployment, also if it is gone already."""
+    now_s = time.time()
+    window = ("--since", f"{now_s - 120:.3f}", "--until", f"{now_s:.3f}")
+    label = f"label=kato.deployment={deployment}"
+    return bool(docker("events", *window, "--filter", "event=create", "--filter", label))
 
 
 NOTHING = Left(containers=frozenset(), networks=frozenset(), volumes=frozenset())
@@ -167,7 +176,8 @@ class Detour:
                     continue
                 if self.holds is not None and self.holds in line:
                     self.held.set()
-                    await asyncio.to_thread(self._released.wait)
+                    while not self._released.is_set():  # noqa: ASYNC110 - set by another thread
+                        await asyncio.sleep(_POLL_S)
                 if self.loses is not None and self.loses in line:
                     back.cancel()
                     await asyncio.wait({back})

@@ -39,6 +39,7 @@ from container_manager.spec import Liveness, NodeSpec, NodeStatus
 
 logger = logging.getLogger(__name__)
 
+_ATTEMPTS_MAX = 3
 _REMOVE_GRACE_S = 5.0
 _KILL_S = 10.0
 _LOOK_MIN_S, _LOOK_MAX_S = 0.1, 1.0
@@ -188,16 +189,21 @@ class DockerRuntime:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + timeout_s
         try:
-            try:
-                await self._run(spec, start, give_up_at)
-            except NetworkGone:  # somebody removed it while no node was on it
-                await self._undo(spec, start)
-                self._network_id = await self._network.ready()
-                await self._run(spec, start, give_up_at)
+            await self._run_on_network(spec, start, give_up_at)
             return await self._ready(spec, start, give_up_at)
         except BaseException:
             await self._undo(spec, start)
             raise
+
+    async def _run_on_network(self, spec: NodeSpec, start: _Start, give_up_at: float) -> None:
+        """Create and start the container; again if somebody removed the network while no node was on it."""
+        for _ in range(_ATTEMPTS_MAX - 1):
+            try:
+                return await self._run(spec, start, give_up_at)
+            except NetworkGone:
+                await self._undo(spec, start)
+                self._network_id = await self._network.ready()
+        return await self._run(spec, start, give_up_at)
 
     async def _run(self, spec: NodeSpec, start: _Start, give_up_at: float) -> None:
         """Create and start the container. Raises: ContainerError."""

@@ -21,7 +21,7 @@ class Unanswered(RuntimeUnavailable):
 
 
 class NetworkGone(RuntimeUnavailable):
-    """The network that the node was to join is not there any more."""
+    """The network that the node was to join is not there any more, or there are two of its name: look again."""
 
 
 # Engine, runc, kernel and libnetwork say it in words only; the status is 500 for all of them, or 400.
@@ -52,7 +52,7 @@ def refusal(error: APIError, doing: str) -> ContainerError:
     match error.status_code:
         case 404 if isinstance(error, ImageNotFound):
             return ImageMissing(f"{words}; build or load it (make image), nothing is pulled")
-        case 404 if "network" in lower:
+        case 400 | 404 if "network" in lower and ("not found" in lower or "ambiguous" in lower):
             return NetworkGone(words)
         case 409 if "already in use" in lower:
             return NameTaken(f"{words}; adopt or remove it")

@@ -43,7 +43,8 @@ class DeploymentNetwork:
     async def ready(self) -> str:
         """Return the network's id, made if need be.
 
-        The engine can be brought to make two of one name by two who ask at once; everybody then takes the older one.
+        Two who ask at once can bring the engine to make two of one name, and then it starts nothing on either.
+        Whoever sees several keeps the oldest; who meant to use another finds it gone and asks again.
         Raises: ResourcesExhausted, RuntimeUnavailable.
         """
         usable = await self._usable()
@@ -52,19 +53,15 @@ class DeploymentNetwork:
             usable = await self._usable()
         if not usable:
             raise RuntimeUnavailable(self._why_not())
-        return min(usable, key=lambda network: (network.created, network.id)).id
+        keeper, *others = sorted(usable, key=lambda network: (network.created, network.id))
+        if self._given is None:
+            await self._delete(others)
+        return keeper.id
 
     async def remove(self) -> None:
         """Remove what `ready` made, unless running nodes are on it. Raises: RuntimeUnavailable."""
-        if self._given is not None:
-            return
-        for network in await self._usable():
-
-            def work(client: APIClient, network_id: str = network.id) -> None:
-                with Tolerating(_IN_USE, _GONE, _CONFLICT):
-                    client.remove_network(network_id)
-
-            await self._engine.end("removing the network", work)
+        if self._given is None:
+            await self._delete(await self._usable())
 
     async def is_joined(self, network_id: str) -> bool:
         """Return whether we run in a container on this network ourselves.
@@ -94,6 +91,15 @@ class DeploymentNetwork:
                 )
 
         await self._engine.begin(f"creating the network {self.name}", work)
+
+    async def _delete(self, networks: Sequence[_Network]) -> None:
+        for network in networks:
+
+            def work(client: APIClient, network_id: str = network.id) -> None:
+                with Tolerating(_IN_USE, _GONE, _CONFLICT):
+                    client.remove_network(network_id)
+
+            await self._engine.end("removing the network", work)
 
     async def _usable(self) -> Sequence[_Network]:
         """Return the networks of exactly this name that are ours to use: there can be several."""

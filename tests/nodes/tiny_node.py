@@ -1,8 +1,8 @@
 """A node of nothing but the standard library, to try runtimes with.
 
 TINY says how it behaves: "" serves; "exit" says why and ends; "silent" never answers; "stubborn" ignores SIGTERM;
-"unready" answers 503. It serves GET /health, GET /facts (its environment, descriptors, session …) and GET /write/N
-(N bytes to its log).
+"unready" answers 503; "hungry" takes 64 MiB before it serves. It serves GET /health, GET /facts (its environment,
+descriptors, session …) and GET /write/N (N bytes to its log).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+_larder: list[bytes] = []
+
 
 def run(env: Mapping[str, str], sock: socket.socket) -> int:
     """Serve on the socket until SIGTERM. Returns: the exit status."""
@@ -23,6 +25,8 @@ def run(env: Mapping[str, str], sock: socket.socket) -> int:
     sys.stderr.write(f"tiny node {env['NODE_ID']} begins\n")
     if behaviour == "exit":
         return refuse(env, sock)
+    if behaviour == "hungry":
+        _larder.append(b"x" * (64 << 20))
     if behaviour == "raise":
         raise RuntimeError("tiny trouble")
     signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour == "stubborn" else _end)

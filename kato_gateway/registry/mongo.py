@@ -13,9 +13,9 @@ from weakref import WeakValueDictionary
 
 import pymongo
 from pymongo.asynchronous.client_session import AsyncClientSession
-from pymongo.errors import PyMongoError
+from pymongo.errors import DocumentTooLarge, PyMongoError
 
-from kato_gateway.domain.errors import RegistryUnavailable
+from kato_gateway.domain.errors import InvalidSession, RegistryUnavailable
 from kato_gateway.domain.sessions import NodeRecord, NodeState, SessionRecord
 from kato_gateway.registry.base import Change, GatewayRecord, Leftover, SessionQuery
 from kato_gateway.registry.documents import Plain, conditions, gateway_record, leftover_of, node_record, session_record
@@ -215,10 +215,12 @@ class MongoRegistry:
         return task
 
     async def _bounded(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Return what the work returns, in time. Raises: RegistryUnavailable."""
+        """Return what the work returns, in time. Raises: RegistryUnavailable; InvalidSession for one too large."""
         try:
             with pymongo.timeout(self._timeout_s):
                 return await work()
+        except DocumentTooLarge as error:  # only clients fill documents with as much
+            raise InvalidSession([("metadata", "more than 16 MiB with the config, as JSON in ASCII")]) from error
         except PyMongoError as error:
             _log.warning("registry_failed", extra={"path": self.database, "reason": f"{type(error).__name__}: {error}"})
             raise RegistryUnavailable(

@@ -14,7 +14,7 @@ from pymongo import AsyncMongoClient, MongoClient
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from container_manager.spec import Address
-from kato_gateway.domain.errors import RegistryUnavailable
+from kato_gateway.domain.errors import InvalidSession, RegistryUnavailable
 from kato_gateway.domain.sessions import (
     LIVE_STATUSES,
     EndReason,
@@ -305,6 +305,16 @@ async def test_a_newer_documents_meaning_is_not_guessed(opened: Opened, mongo_ad
         "_id": "/schema",
         "schema": 99,
     }
+
+
+async def test_a_session_too_large_for_a_document_is_its_clients_mistake(opened: Opened) -> None:
+    """It is refused with the field's name, nothing of the change is made, and others are served."""
+    registry = await opened()
+    large = replace(session("large", on="p"), metadata={"note": "\N{SNOWMAN}" * 3_000_000})
+    with pytest.raises(InvalidSession, match="metadata"):
+        await registry.apply([creating(session("s")), creating(large)])
+    assert await registry.session("s") is None
+    assert await registry.apply([creating(session("s", on="p"))])
 
 
 @pytest.mark.parametrize("command", ["update", "findAndModify", "insert", "commitTransaction"])

@@ -66,14 +66,19 @@ def back_up(settings: Settings, target: Path) -> Iterator[Path]:
     if settings.secret_file is not None:
         yield Path(shutil.copyfile(settings.secret_file, target / "secret"))
     if (home / REGISTRY).exists():
-        yield _copied(home / REGISTRY, target / REGISTRY)
+        yield _copied(home / REGISTRY, target / REGISTRY, without="nodes")
     for path in sorted((home / PROCESSORS).glob("*.sqlite")):
         yield _copied(path, target / PROCESSORS / path.name)
     _flush(target)
 
 
-def _copied(source: Path, target: Path) -> Path:
-    """Copy a database as of one moment, whoever writes to it, into a file that needs no other beside it."""
+def _copied(source: Path, target: Path, *, without: str | None = None) -> Path:
+    """Copy a database as of one moment, whoever writes to it, into a file that needs no other beside it.
+
+    Args:
+        without: a table that is left empty. What runs now does not run where the copy is put back, perhaps on another
+            machine, whose gateway could not tell so: it judges no node of another's.
+    """
     target.parent.mkdir(exist_ok=True)
     try:
         with (
@@ -82,6 +87,9 @@ def _copied(source: Path, target: Path) -> Path:
         ):
             used.backup(copy)
             copy.execute("PRAGMA journal_mode = DELETE")
+            if without is not None:
+                copy.execute(f"DELETE FROM {without}")  # noqa: S608 - ours
+                copy.commit()
             [(said,), *_] = copy.execute("PRAGMA quick_check").fetchall()
     except sqlite3.Error as error:
         raise BackupError(f"{source} cannot be copied: {error}") from error

@@ -24,6 +24,7 @@ from kato_node.store.base import (
     Store,
     StoreError,
     StoreUnavailable,
+    StoreUnreachable,
 )
 
 log = logging.getLogger(__name__)
@@ -196,7 +197,7 @@ class GuardedStore:
             raise _Unanswered("The store did not answer in time.") from error
 
 
-class _Unanswered(StoreUnavailable):
+class _Unanswered(StoreUnreachable):
     """The store was asked, and no answer came."""
 
 
@@ -211,6 +212,6 @@ async def _part(rows: AsyncIterator[T]) -> list[T]:
 
 
 def _refusal(wait_s: float) -> StoreUnavailable:
-    refusal = StoreUnavailable("The store does not answer; it is asked again soon.")
-    refusal.retry_after_s = max(StoreUnavailable.retry_after_s, wait_s)
+    refusal = StoreUnreachable("The store does not answer; it is asked again soon.")
+    refusal.retry_after_s = max(refusal.retry_after_s, wait_s)
     return refusal

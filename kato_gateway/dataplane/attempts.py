@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 from kato_gateway.dataplane.routes import Route
+from kato_gateway.dataplane.vigil import NodeLost, vigil
 from kato_gateway.domain.errors import GatewayError, NodeFailed, NodeTimeout
 from kato_node.wire import logs
 
@@ -24,6 +26,7 @@ class Limits:
         answer_s: from the whole (or kept) request to the reply's head, nodes that had to be woken included; from each
             piece of a streamed request anew.
         silence_s: between two pieces of a streamed reply.
+        silent_s: of waiting for a reply's head, after which the node is asked whether it is there; and again.
         node_ping_s: between two pings to a WebSocket's node, which has half of it to answer.
         owed_max: messages of one WebSocket that its node has not answered yet; of `kept_bytes_max` together.
         connect_s: to a node's port.
@@ -34,6 +37,7 @@ class Limits:
     kept_bytes_max: int = 2**20
     answer_s: float = 60.0
     silence_s: float = 60.0
+    silent_s: float = 5.0
     node_ping_s: float = 25.0
     owed_max: int = 256
     connect_s: float = 5.0
@@ -54,6 +58,12 @@ class Resolver(Protocol):
 
     async def lost(self, route: Route) -> None:
         """Hear that the node of this route was not reached, broke off or refused: verify it, and drop the route.
+
+        Raises: GatewayError where nothing can be told.
+        """
+
+    async def is_lost(self, route: Route) -> bool:
+        """Ask after the node of a call that has waited long: True once it is known to serve nobody.
 
         Raises: GatewayError where nothing can be told.
         """
@@ -94,10 +104,6 @@ class Patience:
             self._timeout.reschedule(asyncio.get_running_loop().time() + self._answer_s)
 
 
-class NodeLost(Exception):
-    """The node that a route named did not take the call, or broke off before it had answered."""
-
-
 async def attempt(
     resolver: Resolver,
     session_id: str,
@@ -120,15 +126,16 @@ async def attempt(
     """
     details = {} if key is None else {"operation_id": key}
     again = "Repeat the call." if key is None else "Repeat it with the operation_id as Idempotency-Key."
-    route: Route | None = None
     try:
         async with (patience or Patience(limits.answer_s)).lasting():
             for number in range(limits.tries_max):
                 route = await resolver.resolve(session_id, owner=owner)
                 facts = {"processor_id": route.processor_id, "epoch": route.epoch, "node_id": route.node_id}
                 logs.context.set({**logs.context.get(), **facts})
+                asking = partial(resolver.is_lost, route)
                 try:
-                    return await call(route)
+                    async with vigil(asking, silent_s=limits.silent_s):
+                        return await call(route)
                 except NodeLost:
                     await resolver.lost(route)
                     if not repeatable():
@@ -138,8 +145,6 @@ async def attempt(
         error.details = {**error.details, **details}
         raise
     except TimeoutError:
-        if route is not None:
-            await report(resolver, route)
         message = f"The session's node did not answer within {limits.answer_s:g} s. {again}"
         raise NodeTimeout(message, details=details) from None
     raise NodeFailed(f"The session's node broke off before it had answered. {again}", details=details)

@@ -12,10 +12,11 @@ import aiohttp
 from yarl import URL
 
 from kato_gateway.dataplane.admit import Forward, Head
-from kato_gateway.dataplane.attempts import Limits, NodeLost, Patience, Resolver, Usage, attempt
+from kato_gateway.dataplane.attempts import Limits, Patience, Resolver, Usage, attempt
 from kato_gateway.dataplane.body import RequestBody
 from kato_gateway.dataplane.heads import reply_headers, request_headers
 from kato_gateway.dataplane.routes import Route
+from kato_gateway.dataplane.vigil import NodeLost
 
 Client = aiohttp.ClientSession
 """What carries calls to the nodes, from `new_client`."""
@@ -55,6 +56,7 @@ class _Awaited:
         self._resolver = resolver
         self._body = body
         self.lost = resolver.lost
+        self.is_lost = resolver.is_lost
 
     async def resolve(self, session_id: str, *, owner: str | None = None) -> Route:
         """See Resolver. Raises: ClientDisconnect, too."""

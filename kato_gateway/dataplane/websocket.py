@@ -7,11 +7,12 @@ from starlette.types import Receive, Send
 from yarl import URL
 
 from kato_gateway.dataplane.admit import Forward, Head
-from kato_gateway.dataplane.attempts import Limits, NodeLost, Resolver, Usage, attempt
+from kato_gateway.dataplane.attempts import Limits, Resolver, Usage, attempt
 from kato_gateway.dataplane.conversation import Attached, Conversation
 from kato_gateway.dataplane.heads import request_headers
 from kato_gateway.dataplane.proxy import Client
 from kato_gateway.dataplane.routes import Route
+from kato_gateway.dataplane.vigil import NodeLost
 from kato_gateway.domain.errors import NodeFailed
 from kato_node.wire import headers
 

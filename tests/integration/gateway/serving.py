@@ -146,6 +146,7 @@ class Places(Lifecycle):
 
     Attributes:
         lost_routes: what was reported lost, in order; `reported` is set with the first.
+        asked_after: of which calls waited long, in order.
         failure: what `resolve` raises instead.
     """
 
@@ -153,6 +154,8 @@ class Places(Lifecycle):
     failure: GatewayError | None = None
     incarnation: str = "1"
     lost_routes: list[Route] = field(default_factory=list)
+    asked_after: list[Route] = field(default_factory=list)
+    asked_thrice: asyncio.Event = field(default_factory=asyncio.Event)
     reported: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -182,6 +185,13 @@ class Places(Lifecycle):
         self.reported.set()
         if len(self.places[route.session_id]) > 1:
             self.places[route.session_id].pop(0)
+
+    async def is_lost(self, route: Route) -> bool:
+        """Say that every node but a session's last place is lost, if it is asked after."""
+        self.asked_after.append(route)
+        if len(self.asked_after) == 3:
+            self.asked_thrice.set()
+        return len(self.places[route.session_id]) > 1
 
 
 @asynccontextmanager

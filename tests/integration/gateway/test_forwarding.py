@@ -128,6 +128,10 @@ async def test_a_mutating_call_has_a_key(client: aiohttp.ClientSession) -> None:
     assert (own, read) == ("mine", None)
 
 
+async def _hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
 async def _hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.readuntil(b"\r\n\r\n")
 
@@ -138,15 +142,15 @@ async def _stops_in_its_reply(reader: asyncio.StreamReader, writer: asyncio.Stre
     await writer.drain()
 
 
-@pytest.mark.parametrize("way", ["refused", "hangs up", "stops in its reply", "wrong node", "fenced"])
+@pytest.mark.parametrize("way", ["refused", "hangs up", "stops in its reply", "hangs", "wrong node", "fenced"])
 async def test_a_call_that_its_node_did_not_answer_is_made_again(client: aiohttp.ClientSession, way: str) -> None:
     """However the node fails before its reply is whole, the next one gets the same call, with the same key."""
     first, second = Node(status=421 if way == "wrong node" else 409, body=STALE), Node(body=b'{"time": 1}')
-    conversation = _hangs_up if way == "hangs up" else _stops_in_its_reply
+    conversation = {"hangs up": _hangs_up, "hangs": _hangs}.get(way, _stops_in_its_reply)
     async with serving(second) as good, serving(first) as stale, talking(conversation) as bad:
         place = {"refused": nowhere(), "wrong node": stale, "fenced": stale}.get(way, bad)
         places = Places({"s": [place, good]})
-        async with gateway(places) as front:
+        async with gateway(places, replace(QUICK, silent_s=0.02)) as front:
             url = f"{front.http_url}/sessions/s/observe"
             async with client.post(url, json={"strings": ["a"]}, headers={"Idempotency-Key": "k"}) as response:
                 assert (response.status, await response.json()) == (200, {"time": 1})
@@ -190,15 +194,28 @@ async def test_a_call_is_not_tried_for_ever(client: aiohttp.ClientSession) -> No
     assert len(places.lost_routes) == 3 * QUICK.tries_max
 
 
+async def test_a_call_that_takes_long_is_waited_for(client: aiohttp.ClientSession) -> None:
+    """A node that is there is asked after, and again, and loses neither its call nor its route."""
+    places = Places({"s": []})
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await places.asked_thrice.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+    async with talking(slow) as at, gateway(places, replace(QUICK, silent_s=0.01)) as front:
+        places.places["s"].append(at)
+        async with client.get(f"{front.http_url}/sessions/s/stm") as response:
+            assert response.status == 200
+    assert {route.address for route in places.asked_after} == {at}
+    assert places.lost_routes == []
+
+
 async def test_a_silent_node_is_not_waited_for_for_ever(client: aiohttp.ClientSession) -> None:
-    """A node that takes the call and never answers ends in NODE_TIMEOUT, with the key to repeat the call with."""
-
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-
+    """A node that takes the call and never answers it ends in NODE_TIMEOUT, with the key to repeat the call with."""
     limits = replace(QUICK, answer_s=0.2)
     async with (
-        talking(silent) as at,
+        talking(_hangs) as at,
         gateway(Places({"default": [at]}), limits) as front,
         client.post(f"{front.http_url}/learn") as response,
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import replace
 
 import pytest
@@ -218,6 +219,54 @@ class TestLost:
             assert (await world.run(gateway.resolve("s"))).epoch == 2
             await settle()
             await assert_sound(world, gateway)
+
+
+class TestSilence:
+    """Lifecycle.is_lost: what a call that waits long asks."""
+
+    async def test_a_node_that_answers_keeps_its_calls(self, world: World) -> None:
+        """It is not lost, and its route stays."""
+        async with serving(world) as gateway:
+            made = await created(world, gateway, "s")
+            assert not await world.run(gateway.is_lost(made.route))
+            assert gateway.routes.get("s") == made.route
+
+    async def test_a_node_that_hangs_is_given_up_while_its_call_waits(self, world: World) -> None:
+        """Many calls that wait are told at once, after its patience has ended; the next call finds another node."""
+        async with serving(world) as gateway:
+            made = await created(world, gateway, "s")
+            world.node(made.route.node_id).is_deaf = True
+            at_s = world.clock.now_s()
+            told = await world.run(asyncio.wait_for(_all(*(gateway.is_lost(made.route) for _ in range(5))), 600.0))
+            assert told == [True] * 5
+            assert POLICY.silent_max_s <= world.clock.now_s() - at_s <= POLICY.silent_max_s + 1.0
+            assert (await world.run(gateway.resolve("s"))).epoch == 2
+            await settle()
+            await assert_sound(world, gateway)
+
+    async def test_a_node_that_is_gone_is_lost(self, world: World) -> None:
+        """Whoever asks hears it at once, and its route goes."""
+        async with serving(world) as gateway:
+            made = await created(world, gateway, "s")
+            await world.run(gateway.end_node("s"))
+            gateway.routes.put(made.route)
+            assert await world.run(gateway.is_lost(made.route))
+            assert gateway.routes.get("s") is None
+
+    async def test_nothing_is_lost_while_the_runtime_cannot_tell(self, world: World) -> None:
+        """A silent node of which nothing is known is not given up."""
+        async with serving(world) as gateway:
+            made = await created(world, gateway, "s")
+            world.node(made.route.node_id).is_deaf = True
+            world.engine.knobs.is_out_of_reach = True
+            with pytest.raises(RuntimeOutOfReach):
+                await world.run(gateway.is_lost(made.route))
+            world.engine.knobs.is_out_of_reach = False
+            assert made.route.node_id in world.alive()
+
+
+async def _all(*calls: Awaitable[bool]) -> list[bool]:
+    return await asyncio.gather(*calls)
 
 
 async def test_a_fenced_node_is_replaced_when_a_session_is_opened_on_it(world: World) -> None:

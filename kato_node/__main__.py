@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -22,13 +23,14 @@ import uvloop
 from kato_node.api.app import create_app
 from kato_node.node import BindSpec, Node
 from kato_node.settings import Settings, SettingsError, from_environment
-from kato_node.store.base import Store, StoreError, StoreUnavailable
+from kato_node.store.base import Store, StoreError, StoreUnavailable, StoreUnreachable
 from kato_node.store.sqlite import SqliteStore
 from kato_node.wire import logs
 from kato_node.wire.server import Server, server_config
 
 OKAY, FAILED, BAD_SETTINGS, FENCED = 0, 1, 2, 3
 _BACKLOG = 2_048
+_RETRY_S = 2.0  # between two looks for a store that was out of reach
 _GRACE_S = 2  # for replies on their way out, once everything is applied; see DRAIN_MAX_S
 _log = logging.getLogger("kato_node")
 
@@ -78,6 +80,7 @@ async def _started(settings: Settings, listener: socket.socket) -> int:
         limits=settings.limits,
         processor_name=settings.processor_name,
     )
+    _take_signals(node, settings.home)
     if settings.processor_id is not None:
         spec = BindSpec(
             processor_id=settings.processor_id,
@@ -85,20 +88,40 @@ async def _started(settings: Settings, listener: socket.socket) -> int:
             token_key=settings.token_key,
         )
         try:
-            await node.bind(spec)
+            await _bound(node, spec)
         except StoreError as error:
             return _failed(str(error), FAILED)
     else:
         node.await_bind()
-    _take_signals(node, settings.home)
     host, port = listener.getsockname()[:2]
     facts = {"node_id": node.node_id, "processor_id": settings.processor_id, "host": host, "port": port}
-    _log.info("node_started", extra=facts)
-    await serve(node, settings, listener)
+    if node.stop_reason is None:
+        _log.info("node_started", extra=facts)
+        await serve(node, settings, listener)
+    else:
+        await node.stopped.wait()
     _log.info("node_stopped", extra={**facts, "reason": node.stop_reason})
     if node.stop_reason == "fenced":
         return FENCED
     return FAILED if node.gave_up else OKAY
+
+
+async def _bound(node: Node, spec: BindSpec) -> None:
+    """Bind the node: again and again while its store is out of reach, until it is told to stop.
+
+    Raises: StoreError for what waiting does not mend.
+    """
+    while node.stop_reason is None:
+        try:
+            await node.bind(spec)
+        except StoreUnreachable as error:
+            facts = {"reason": error.message, "cause": str(error.__cause__ or ""), "retry_in_s": _RETRY_S}
+            _log.warning("store_unreachable", extra=facts)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_RETRY_S):
+                    await node.stopped.wait()
+        else:
+            return
 
 
 async def serve(node: Node, settings: Settings, listener: socket.socket) -> None:

@@ -201,11 +201,9 @@ async def test_a_start_that_fails_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in written
 
 
-@pytest.mark.parametrize(
-    "url", ["mongodb://", "mongodb://u:p@ss@h/", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50"]
-)
-async def test_mongodb_out_of_reach_is_one_line(url: str) -> None:
-    """A MONGO_URL that is no URL, or leads nowhere, is one line, and exit status 1."""
+@pytest.mark.parametrize("url", ["mongodb://", "mongodb://u:p@ss@h/"])
+async def test_a_bad_mongo_url_is_one_line(url: str) -> None:
+    """A MONGO_URL that is no URL is one line, and exit status 1."""
     status, written = await failed(PROCESSOR_ID="p", MONGO_URL=url, PORT="0")
     assert (status, written.count("\n")) == (1, 1), written
     assert "p@ss" not in written

@@ -64,7 +64,7 @@ class Session(Reply):
     node_id: str = Field(description="the processor's name, as a session may give it")
     processor_id: str
     status: Literal["creating", "active", "hibernated", "ended"]
-    container_name: str | None
+    container_name: str | None = Field(description="what the runtime calls the node; null while there is none")
     port: int | None = Field(description="of external_url")
     internal_url: str | None = Field(description="where the gateway reaches the node")
     external_url: str | None = Field(description="where a client on this host reaches the node; changes with the node")

@@ -13,6 +13,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
+from kato_node.wire.tokens import node_secret, token_key
 from tests.e2e.gateway_process import PATIENCE_S, Gateway, Json, eventually, gateway, start
 from tests.engine import IMAGE, LABEL, docker
 from tests.mongo import mongo_in_container
@@ -40,7 +41,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     home = tmp_path_factory.mktemp("containers") / "home"
     with own_network() as network, mongo_in_container(network) as url:
         settings = {"RUNTIME": "docker", "NODE_IMAGE": IMAGE, "NODE_NETWORK": network, "MONGO_URL": url}
-        with gateway(home, **settings, WARM_POOL_SIZE=str(POOL_SIZE)) as running:
+        with gateway(home, **settings, WARM_POOL_SIZE=str(POOL_SIZE), LOG_LEVEL="DEBUG") as running:
             yield running
             deployment = deployment_of(running)
         assert traces(deployment) == {"containers": [], "networks": [], "volumes": []}
@@ -171,7 +172,7 @@ def test_a_killed_gateway_finds_its_containers_again(running: Gateway) -> None:
 
 
 def test_no_container_has_the_deployments_secret(running: Gateway) -> None:
-    """What a container is given, for whoever may inspect it, opens that node alone; nothing is mounted."""
+    """What a container is given, for whoever may inspect it, opens that node alone; nothing is mounted, or logged."""
     eventually(lambda: pool(running), "a full pool")
     secret = (running.home / "secret").read_text()
     [facts] = json.loads(docker("inspect", container_of(pool(running)[0])))
@@ -179,6 +180,11 @@ def test_no_container_has_the_deployments_secret(running: Gateway) -> None:
     assert facts["Mounts"] == []
     environment = dict(entry.split("=", 1) for entry in facts["Config"]["Env"])
     assert environment["REQUIRE_TOKEN"] == "true"
+    opened = [environment["NODE_SECRET"], secret, token_key(secret, "first"), token_key(secret, "p")]
+    assert opened[0] == node_secret(secret, environment["NODE_ID"])
+    written = running.log + docker("logs", facts["Id"])
+    assert '"level": "DEBUG"' in written
+    assert not [word for word in opened if word in written]
     host = facts["HostConfig"]
     assert (host["Memory"], host["NanoCpus"]) == (512 * 2**20, 10**9)
 

@@ -157,14 +157,37 @@ def test_a_mongodb_that_goes_away_comes_back(tmp_path: Path, server: StandIn) ->
         assert running.ask("POST", "/sessions")["status"] == "active"
 
 
+def refused(home: Path, **settings: str) -> str:
+    """Start a gateway that is to end with status 1; return the one line that it said about it."""
+    process = start(home, RUNTIME="process", **settings)
+    out, _ = process.communicate(timeout=PATIENCE_S)
+    said = [line for line in (home.parent / f"{home.name}.log").read_text().splitlines() if not line.startswith("{")]
+    assert (process.returncode, out, len(said)) == (1, "", 1)
+    return said[0]
+
+
+def test_a_mongodb_without_replica_set_is_refused(tmp_path: Path) -> None:
+    """Waiting would not help: one line names the setting and says what to do."""
+    with StandIn(tmp_path / "mongo", "--standalone") as server:
+        said = refused(tmp_path / "home", MONGO_URL=server.url)
+    assert said.startswith("kato-gateway: MONGO_URL: ")
+    assert "replica set" in said
+
+
+def test_records_of_a_newer_version_are_refused(
+    tmp_path: Path, mongo_url: str, mongo_database: str, mongo_admin: Client
+) -> None:
+    """A gateway does not touch what a newer one wrote, and says so in one line."""
+    mongo_admin[mongo_database]["gateway_facts"].insert_one({"_id": "/schema", "schema": 1_000})
+    said = refused(tmp_path / "home", MONGO_URL=mongo_url, MONGO_DATABASE=mongo_database)
+    assert said.startswith("kato-gateway: MONGO_URL: A newer KATO")
+
+
 def test_gateways_of_one_mongodb_have_one_secret(tmp_path: Path, running: Gateway) -> None:
     """A second gateway with another secret does not start, and says in one line which setting is to be changed."""
     settings = {name: running.settings[name] for name in ("RUNTIME", "MONGO_URL", "MONGO_DATABASE")}
-    process = start(tmp_path / "second", **settings)
-    process.communicate(timeout=PATIENCE_S)
-    said = (tmp_path / "second.log").read_text().splitlines()
-    assert process.returncode == 1
-    assert said[-1].startswith("kato-gateway: DEPLOYMENT_SECRET_FILE: ")
+    said = refused(tmp_path / "second", **{name: value for name, value in settings.items() if name != "RUNTIME"})
+    assert said.startswith("kato-gateway: DEPLOYMENT_SECRET_FILE: ")
     secret = str(running.home / "secret")
     with gateway(tmp_path / "third", **settings, DEPLOYMENT_SECRET_FILE=secret) as other:
         running.ask("POST", "/sessions", {"session_id": "s"})

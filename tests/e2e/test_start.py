@@ -50,6 +50,25 @@ def test_bad_settings_stop_the_start(tmp_path: Path, name: str, value: str) -> N
     assert not (tmp_path / "home" / "forkserver").exists()
 
 
+def test_a_start_without_settings_loads_no_driver(tmp_path: Path) -> None:
+    """What only Docker or MongoDB need is not even imported where they are not asked for."""
+    program = (
+        "import asyncio, pathlib, sys, kato_gateway.__main__; from container_manager.manager import choose_runtime;"
+        "asyncio.run(choose_runtime(wanted='auto', home=pathlib.Path(sys.argv[1]), deployment='d'));"
+        "sys.exit(len({'docker', 'requests', 'pymongo', 'bson'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == 0
+
+
+def test_what_nodes_are_is_said_where_nobody_chose(tmp_path: Path) -> None:
+    """After the line that says where it serves comes one that says what its nodes are, and why."""
+    with gateway(tmp_path / "home") as running:
+        assert running.process.stdout is not None
+        said = running.process.stdout.readline()
+        assert "processes" in said
+        assert "MONGO_URL" in said
+
+
 def test_a_taken_port_stops_the_start(tmp_path: Path) -> None:
     """A port that somebody else has is exit status 1, one line with the way out, and nothing was started."""
     with socket.create_server(("127.0.0.1", 0)) as other:

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 import pymongo
 from pymongo.asynchronous.client_session import AsyncClientSession
-from pymongo.errors import DocumentTooLarge, PyMongoError
+from pymongo.errors import DocumentTooLarge, OperationFailure, PyMongoError
 
 from kato_gateway.domain.errors import InvalidSession, RegistryUnavailable
 from kato_gateway.domain.sessions import NodeRecord, NodeState, SessionRecord
@@ -43,6 +43,7 @@ TRANSACTION_MAX_S = 60.0  # after which a server ends one that it hears no more 
 RETRY_AFTER_S = 2.0
 ENDING_WAIT_S = 0.5
 
+_REFUSALS = frozenset({13, 18})  # Unauthorized, AuthenticationFailed: waiting does not help
 _LIVING_NODES = sorted(state.value for state in NodeState if state is not NodeState.ENDED)
 
 _log = logging.getLogger(__name__)
@@ -223,11 +224,7 @@ class MongoRegistry:
             raise InvalidSession([("metadata", "more than 16 MiB with the config, as JSON in ASCII")]) from error
         except PyMongoError as error:
             _log.warning("registry_failed", extra={"path": self.database, "reason": f"{type(error).__name__}: {error}"})
-            raise RegistryUnavailable(
-                f"The registry's MongoDB is out of reach or refused ({type(error).__name__}); try again in a moment, "
-                "and check that it runs, and MONGO_URL.",
-                retry_after_s=RETRY_AFTER_S,
-            ) from error
+            raise _unavailable(error) from error
 
     async def _connected(self) -> Connection:
         try:
@@ -247,6 +244,16 @@ async def _abandoned(opening: asyncio.Task[Connection]) -> None:
     await asyncio.wait([opening])
     if opening.exception() is None:
         await opening.result().close()
+
+
+def _unavailable(error: PyMongoError) -> RegistryUnavailable:
+    if isinstance(error, OperationFailure) and error.code in _REFUSALS:
+        return RegistryUnavailable("MongoDB refuses the user of MONGO_URL: check name, password and rights.")
+    return RegistryUnavailable(
+        f"The registry's MongoDB is out of reach or refused ({type(error).__name__}); try again in a moment, "
+        "and check that it runs, and MONGO_URL.",
+        retry_after_s=RETRY_AFTER_S,
+    )
 
 
 def _filter(query: SessionQuery) -> dict[str, object]:

@@ -395,6 +395,15 @@ async def test_an_address_that_is_none_is_refused(url: str) -> None:
     assert url not in str(caught.value)
 
 
+async def test_a_refused_user_is_told_from_a_passing_trouble(opened: Opened, fail: Fail) -> None:
+    """A user without the right is a setting to correct, and time alone does not help."""
+    registry = await opened()
+    fail("find", times=1, errorCode=13)
+    with pytest.raises(RegistryUnavailable, match="refuses the user") as caught:
+        await registry.session("s")
+    assert caught.value.retry_after_s is None
+
+
 @pytest.mark.usefixtures("nothing_left")
 async def test_a_server_that_cannot_be_used_is_refused_at_the_start(tmp_path: Path) -> None:
     """Nobody there, or no replica set: opening says so, leaves nothing behind, and may be tried again."""

@@ -39,7 +39,7 @@ def containers() -> Runtime:
 
 
 def test_a_process_stores_where_its_gateway_does(processes: Runtime) -> None:
-    """A process has the gateway's folder, or MongoDB at the gateway's own address; it asks for tokens with keys only."""
+    """A process has the gateway's folder, or MongoDB at the gateway's address; it asks for tokens if there are keys."""
     on_files = spec(processes).env
     assert on_files["KATO_HOME"] == "/home/of/kato"
     assert "MONGO_URL" not in on_files

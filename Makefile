@@ -9,13 +9,16 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
 STARTED_AT := $(shell date +%s)
 
-.PHONY: help up demo test check format docs bench lock clean image base-image chaos test-mongo-image compose-up compose-down
+.PHONY: help up doctor demo test check format docs bench lock clean image base-image chaos test-mongo-image compose-up compose-down
 
 help: ## Show what can be asked for
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
 
 up: $(VENV)/.run ## Start the gateway in the foreground; Ctrl-C ends it and its nodes
 	@exec $(PY) -m kato_gateway --started-at $(STARTED_AT)
+
+doctor: $(VENV)/.run ## Say what is wrong with the installation, and what to do
+	@exec $(PY) -m kato_gateway doctor $(DOCTOR_ARGS)
 
 demo: $(VENV)/.examples ## Two isolated users, then learn 300 Bach chorales and predict the next chord of 68 others
 	@exec $(PY) -m examples.demo

@@ -62,7 +62,7 @@ T = TypeVar("T")
 OPEN_TIMEOUT_S = 2.0
 COMMIT_TIMEOUT_S = 5.0
 ABORT_TIMEOUT_S = 1.0
-CLOSE_TIMEOUT_S = 0.5  # of each step of it
+CLOSE_TIMEOUT_S = 0.2  # of each step of it
 CONFLICT_WAIT_S = 0.01
 BATCH_DOCUMENTS = 1_000  # read, or swept up, at once
 
@@ -94,7 +94,6 @@ class MongoStore:
 
     async def close(self) -> None:
         """See Store. It takes a moment, whatever the server does; a caller that is cancelled does not stop it."""
-        await self._errands.end(within_s=CLOSE_TIMEOUT_S)
         await asyncio.shield(asyncio.create_task(self._close()))
 
     async def bind(self) -> ProcessorRecord:
@@ -153,6 +152,7 @@ class MongoStore:
 
     async def _close(self) -> None:
         """Close the client when it is not connecting: the driver forgets the socket of a connect that it cancels."""
+        await self._errands.end(within_s=CLOSE_TIMEOUT_S)
         with suppress(PyMongoError), pymongo.timeout(CLOSE_TIMEOUT_S):
             if self._client.topology_description.has_writable_server():
                 await self._session.end_session()

@@ -15,7 +15,7 @@ from kato_node.domain.config import DEFAULT
 from kato_node.domain.limits import LIMITS
 from kato_node.node import BindSpec, Node
 from kato_node.store import mongo, mongo_client
-from kato_node.store.base import CommitUnknown, StoreUnavailable
+from kato_node.store.base import CommitUnknown, StoreFull, StoreUnavailable
 from kato_node.store.mongo import MongoStore
 from tests.conformance.node.stores import batch, record, write
 from tests.mongo import Client, StandIn
@@ -130,6 +130,26 @@ async def test_a_refused_statement_writes_nothing(server: Server) -> None:
         assert await stm(node) == [["a"]]
         await observe_all(node, None, "c")
         assert await stm(node) == [["a"], ["c"]]
+
+
+async def test_a_full_disk_is_told_apart(server: Server) -> None:
+    """A server without room is said to be that; nothing was written, and it goes on once there is some."""
+    async with bound(server) as node:
+        await observe_all(node, None, "a")
+        server.fail("update", times=1, errorCode=14031)
+        with pytest.raises(StoreFull):
+            await node.service.observe(None, seen("b"))
+        await observe_all(node, None, "c")
+        assert await stm(node) == [["a"], ["c"]]
+
+
+async def test_a_user_who_may_not_end_sessions_binds(server: Server) -> None:
+    """Where the server refuses to end the session of the owner before, a node binds all the same."""
+    async with bound(server):
+        pass
+    server.fail("killSessions", times=None, errorCode=13)
+    async with bound(server) as node:
+        assert node.service.epoch == 2
 
 
 async def test_a_server_that_is_gone_is_out_of_reach(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

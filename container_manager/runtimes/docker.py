@@ -53,6 +53,7 @@ class _Start:
 
     token: str
     is_asked: bool = False
+    is_refused: bool = False
     container_id: str | None = None
 
     def made(self, container_id: str) -> None:
@@ -209,13 +210,13 @@ class DockerRuntime:
         """Create and start the container. Raises: ContainerError."""
         clock = asyncio.get_running_loop().time
         config = container_config(spec, network_id=self._network_id, start=start.token)
-        start.is_asked = True
+        start.is_asked, start.is_refused = True, False
         try:
             await self._containers.create(config, spec.name, timeout_s=give_up_at - clock(), made=start.made)
         except Unanswered:
             raise
         except ContainerError:
-            start.is_asked = False  # it was refused, so there is nothing
+            start.is_refused = True
             raise
         assert start.container_id is not None
         await self._check_only_one(spec)
@@ -276,9 +277,9 @@ class DockerRuntime:
 
     async def _undo(self, spec: NodeSpec, start: _Start) -> None:
         """Leave nothing of a start that failed; if the engine does not tell what became of it, keep after it."""
-        is_known = start.container_id is not None
         if not start.is_asked:
             return
+        is_known = start.is_refused or start.container_id is not None
         try:
             if await self._cleared(start) or is_known:
                 start.is_asked, start.container_id = False, None

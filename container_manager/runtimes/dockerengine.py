@@ -13,6 +13,7 @@ from docker import APIClient
 from docker.errors import APIError, DockerException
 from docker.utils import kwargs_from_env
 
+from container_manager.errors import ImageMissing, RuntimeUnavailable
 from container_manager.runtimes.dockerclient import Client
 from container_manager.runtimes.dockererrors import Unanswered, refusal, silence
 from container_manager.runtimes.dockerthreads import Threads, TimeUp
@@ -35,7 +36,7 @@ class Facts:
 
 
 class Engine:
-    """Calls of one engine, each in a thread, with a deadline. Raises RuntimeUnavailable, and what `refusal` says.
+    """Calls of one engine, each in a thread, with a deadline. Every one raises RuntimeUnavailable.
 
     Args:
         url: where it listens; None for what DOCKER_HOST and its like say, else the usual socket.
@@ -66,11 +67,14 @@ class Engine:
         return Facts(id=info["ID"], now_s=datetime.fromisoformat(info["SystemTime"]).timestamp())
 
     async def ask(self, doing: str, work: Work[T]) -> T:
-        """Do what is quick and changes nothing, or next to it."""
+        """Do what is quick and changes nothing, or next to it. Raises: ImageMissing."""
         return await self._call(self._asking, doing, work, timeout_s=_ASK_S)
 
     async def begin(self, doing: str, work: Work[T], *, timeout_s: float = _END_S) -> T:
-        """Do what makes something; a cancellation waits for it, so that it can be undone."""
+        """Do what makes something; a cancellation waits for it, so that it can be undone.
+
+        Raises: ImageMissing, NameTaken, StartFailed, ResourcesExhausted.
+        """
         return await self._call(self._starting, doing, work, timeout_s=timeout_s, settle=True)
 
     async def end(self, doing: str, work: Work[T]) -> T:
@@ -86,7 +90,10 @@ class Engine:
         except TimeUp:
             raise Unanswered(f"{doing}: no answer from the Docker engine within {timeout_s:.3g} s") from None
         except APIError as error:
-            raise refusal(error, doing) from error
+            meaning = refusal(error, doing)
+            if threads is self._starting or isinstance(meaning, ImageMissing | RuntimeUnavailable):
+                raise meaning from error
+            raise RuntimeUnavailable(str(meaning)) from error  # an engine with a full disk may fail at anything
         except (DockerException, OSError, ValueError) as error:
             raise silence(error, doing) from error
 

@@ -86,15 +86,16 @@ async def test_an_engine_that_has_no_more_says_what_of(
     assert containers_of(deployment) == frozenset()
 
 
+@pytest.mark.parametrize("words", ["layer does not exist", "no space left on device"])
 async def test_an_engine_that_fails_is_not_an_engine_without_nodes(
-    detoured: DockerRuntime, engine: Detour, deployment: str
+    detoured: DockerRuntime, engine: Detour, deployment: str, words: str
 ) -> None:
     """While listings are answered with status 500, a node is unknown, and no list is given."""
     spec = tiny_container(deployment=deployment)
     await detoured.start(spec, timeout_s=TIMEOUT_S)
-    engine.refuses = ("/containers/json", "layer does not exist")
+    engine.refuses = ("/containers/json", words)
     assert (await detoured.status(spec.node_id)).liveness is Liveness.UNKNOWN
-    with pytest.raises(RuntimeUnavailable, match="layer does not exist"):
+    with pytest.raises(RuntimeUnavailable, match=words):
         await detoured.list()
     engine.refuses = None
     assert (await detoured.status(spec.node_id)).liveness is Liveness.ALIVE

@@ -77,6 +77,7 @@ class NodeStatus:
         internal: where the gateway reaches it; external: where a client on this host reaches it. None until known.
         pid: of the node's process, where the runtime has one.
         memory_bytes: resident memory, where it is cheap to tell.
+        exit_status: of a dead node, where the runtime knows it: 0..255, 128 + n for a death by signal n.
     """
 
     node_id: str
@@ -89,6 +90,7 @@ class NodeStatus:
     external: Address | None = None
     pid: int | None = None
     memory_bytes: int | None = None
+    exit_status: int | None = None
 
 
 def new_node_id() -> str:

@@ -30,6 +30,7 @@ class Event:
     Attributes:
         at_s: seconds since the epoch.
         reason: why, where there is a choice: how a session ended, what a start failed of.
+        exit_status: of a node that died, where the runtime knows it (container_manager.spec.NodeStatus).
         owner: whose session it is about; None without keys, and for what is about no session.
     """
 
@@ -39,6 +40,7 @@ class Event:
     processor_id: str | None = None
     node_id: str | None = None
     reason: str | None = None
+    exit_status: int | None = None
     owner: str | None = None
 
 
@@ -61,7 +63,8 @@ class Events:
     def publish(self, event: Event) -> None:
         """Tell everybody."""
         ids = {"session_id": event.session_id, "processor_id": event.processor_id, "node_id": event.node_id}
-        facts = {name: value for name, value in {**ids, "reason": event.reason}.items() if value is not None}
-        _log.info(event.kind, extra=facts)
+        why = {"reason": event.reason, "exit_status": event.exit_status}
+        facts = {name: value for name, value in {**ids, **why}.items() if value is not None}
+        _log.log(logging.WARNING if event.exit_status else logging.INFO, event.kind, extra=facts)
         for listener in tuple(self._listeners.values()):
             listener(event)

@@ -42,10 +42,10 @@ class ForkClient:
     """Asks the home's fork server for nodes, and hears of the end of each.
 
     Args:
-        on_exit: called with the id and the deployment of each node that ends.
+        on_exit: called with the id and the deployment of each node that ends, and its exit status if that is known.
     """
 
-    def __init__(self, program: Program, on_exit: Callable[[str, str], None]) -> None:
+    def __init__(self, program: Program, on_exit: Callable[[str, str, int | None], None]) -> None:
         self._program = program
         self._on_exit = on_exit
         self._link: _Link | None = None
@@ -134,7 +134,7 @@ class ForkClient:
                 await asyncio.wait({link.lost})
 
 
-async def _greeted(own: Path, on_exit: Callable[[str, str], None]) -> _Link | None:
+async def _greeted(own: Path, on_exit: Callable[[str, str, int | None], None]) -> _Link | None:
     """Connect and wait for the greeting; None if nobody serves there."""
     try:
         connection = _connected(own)
@@ -178,7 +178,7 @@ class _Link:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         greeted_by: str,
-        on_exit: Callable[[str, str], None],
+        on_exit: Callable[[str, str, int | None], None],
     ) -> None:
         self.fingerprint = greeted_by
         self.lost: asyncio.Task[None] = asyncio.create_task(self._listen(reader))
@@ -244,7 +244,8 @@ class _Link:
 
     def _hear(self, message: dict[str, Any]) -> None:
         if "exit" in message:
-            self._on_exit(message["exit"]["node_id"], message["exit"]["deployment"])
+            ended = message["exit"]
+            self._on_exit(ended["node_id"], ended["deployment"], ended.get("status"))
         answer = self._asked.get(message.get("id", -1))
         if answer is not None and not answer.done():
             answer.set_result(message)

@@ -42,12 +42,13 @@ class Birth:
     is_abandoned: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Watched:
     """A node that lives, our child or not; `pidfd` becomes readable when it ends."""
 
     record: LockRecord
     pidfd: int
+    exit_status: int | None = None  # of our child, once it has ended
 
 
 def own_dir(home: Path) -> Path:
@@ -186,9 +187,9 @@ class ForkServer:
                     return
                 for node in self._nodes.values():
                     if node.record.pid == pid:
-                        self._log.info(
-                            "node_ended", node_id=node.record.node_id, status=os.waitstatus_to_exitcode(status)
-                        )
+                        code = os.waitstatus_to_exitcode(status)
+                        node.exit_status = code if code >= 0 else 128 - code
+                        self._log.info("node_ended", node_id=node.record.node_id, status=code)
         self._childless = True
 
     # Clients.
@@ -349,7 +350,9 @@ class ForkServer:
         del self._nodes[node.pidfd]
         self._selector.unregister(node.pidfd)
         os.close(node.pidfd)
-        notice = {"exit": {"node_id": node.record.node_id, "deployment": node.record.deployment}}
+        record = node.record
+        ended = {"node_id": record.node_id, "deployment": record.deployment, "status": node.exit_status}
+        notice = {"exit": ended}
         for client in list(self._clients):
             self._send(client, notice)
 

@@ -40,6 +40,7 @@ class _Node:
     spec: NodeSpec
     address: Address
     is_alive: bool = True
+    exit_status: int = 0
     name: str = ""
 
 
@@ -55,12 +56,13 @@ class MemoryEngine:
         default_factory=weakref.WeakKeyDictionary
     )
 
-    def kill(self, node_id: str) -> None:
+    def kill(self, node_id: str, exit_status: int = 0) -> None:
         """Have the node end by itself; everybody of its deployment who listens hears of it."""
         node = self.nodes[node_id]
         if not node.is_alive:
             return
         node.is_alive = False
+        node.exit_status = exit_status
         for listener, deployment in self.listeners.items():
             if deployment == node.spec.deployment:
                 listener.put_nowait(node_id)
@@ -178,4 +180,5 @@ def _status(node: _Node) -> NodeStatus:
         created_at_s=node.spec.created_at_s,
         internal=node.address,
         external=node.address,
+        exit_status=None if node.is_alive else node.exit_status,
     )

@@ -15,6 +15,7 @@ import signal
 import socket
 import weakref
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from container_manager.errors import ContainerError, ResourcesExhausted, RuntimeUnavailable, StartFailed, StartTimeout
@@ -81,6 +82,7 @@ class ProcessRuntime:
         )
         self._client = ForkClient(program, self._heard_of_exit)
         self._starts: set[asyncio.Task[NodeStatus]] = set()
+        self._exit_statuses: dict[str, int] = {}
         self._listeners: weakref.WeakSet[asyncio.Queue[str | None]] = weakref.WeakSet()
 
     @property
@@ -123,7 +125,7 @@ class ProcessRuntime:
 
     async def status(self, node_id: str) -> NodeStatus:
         """Read the node's lock file."""
-        return _status(self._look(node_id))
+        return self._told(self._look(node_id))
 
     async def list(self) -> Sequence[NodeStatus]:
         """Read every lock file; one that cannot be understood may be ours, so it is listed, as UNKNOWN."""
@@ -131,7 +133,7 @@ class ProcessRuntime:
             traces = await asyncio.to_thread(lockfiles.look_at_all, self._run)
         except OSError as error:
             raise RuntimeUnavailable(f"cannot read {self._run}: {error}") from error
-        return [_status(trace) for trace in traces if self._is_listed(trace)]
+        return [self._told(trace) for trace in traces if self._is_listed(trace)]
 
     async def stop(self, node_id: str, *, grace_s: float) -> None:
         """Signal the process that holds the lock, and no other."""
@@ -239,6 +241,12 @@ class ProcessRuntime:
         if not gone:
             raise RuntimeUnavailable(f"{self._run / node_id}.json is in use again")
 
+    def _told(self, trace: Trace) -> NodeStatus:
+        status = _status(trace)
+        if status.liveness is not Liveness.DEAD:
+            return status
+        return replace(status, exit_status=self._exit_statuses.get(trace.node_id))
+
     def _is_listed(self, trace: Trace) -> bool:
         return trace.life == "unknown" if trace.record is None else trace.record.deployment == self._deployment
 
@@ -266,9 +274,13 @@ class ProcessRuntime:
         except OSError as error:
             raise RuntimeUnavailable(f"cannot stop kato-{record.node_id}: {error}") from error
 
-    def _heard_of_exit(self, node_id: str, deployment: str) -> None:
+    def _heard_of_exit(self, node_id: str, deployment: str, exit_status: int | None) -> None:
         if deployment != self._deployment:
             return
+        if exit_status is not None:
+            self._exit_statuses[node_id] = exit_status
+            while len(self._exit_statuses) > _UNHEARD_EXITS_MAX:
+                del self._exit_statuses[next(iter(self._exit_statuses))]
         for listener in self._listeners:
             if listener.qsize() < _UNHEARD_EXITS_MAX:
                 listener.put_nowait(node_id)

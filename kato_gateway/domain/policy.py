@@ -188,6 +188,7 @@ class Sight:
         asked: whether the node itself was asked; its answer is None if it gave none.
         unwell_s: how long it has been alive and not answering, or draining.
         age_s: how long this gateway has seen its record as it is.
+        exit_status: of a dead node, where the runtime knows it (NodeStatus).
     """
 
     liveness: Liveness
@@ -196,6 +197,7 @@ class Sight:
     answer: Answer | None = None
     unwell_s: float = 0.0
     age_s: float = 0.0
+    exit_status: int | None = None
 
 
 class Verdict(Enum):
@@ -287,6 +289,7 @@ class Step:
     node: NodeRecord
     verdict: Verdict
     answer: Answer | None = None
+    exit_status: int | None = None
     recorded: bool = True
 
 
@@ -315,6 +318,7 @@ def plan_recovery(
             node=record,
             verdict=judge(record, sight, hashes=hashes, policy=policy),
             answer=sight.answer,
+            exit_status=sight.exit_status,
         )
         for record, sight in seen
     ]
@@ -334,7 +338,8 @@ def _found(status: NodeStatus, engine: str, now_s: float) -> Step:
         internal=status.internal,
         external=status.external,
     )
-    return Step(node=record, verdict=Verdict.QUARANTINE if alive else Verdict.END, recorded=False)
+    verdict = Verdict.QUARANTINE if alive else Verdict.END
+    return Step(node=record, verdict=verdict, exit_status=status.exit_status, recorded=False)
 
 
 def needs_asking(node: NodeRecord, liveness: Liveness) -> bool:

@@ -239,14 +239,16 @@ class Fleet:
             if verdict is Verdict.WAIT:
                 await ground.clock.sleep(_pause_s(now_s - since_s))
             else:
-                await self.follow(node, verdict, sight.answer)
+                await self.follow(node, verdict, sight.answer, exit_status=sight.exit_status)
             node = await ground.registry.node(node.node_id)
         return None
 
-    async def follow(self, node: NodeRecord, verdict: Verdict, answer: Answer | None) -> None:
+    async def follow(
+        self, node: NodeRecord, verdict: Verdict, answer: Answer | None, *, exit_status: int | None = None
+    ) -> None:
         """Do what a verdict other than GOOD and WAIT asks for; nothing if the record has moved on."""
         if verdict is Verdict.END:
-            await self._janitor.end(node)
+            await self._janitor.end(node, exit_status=exit_status)
         elif verdict is Verdict.QUARANTINE:
             await self._janitor.quarantine(node)
         elif verdict is Verdict.RECORD and answer is not None and answer.epoch is not None:

@@ -48,18 +48,22 @@ class Janitor:
         """Whether the node is being removed just now."""
         return node_id in self._removing
 
-    async def end(self, node: NodeRecord) -> bool:
+    async def end(self, node: NodeRecord, *, exit_status: int | None = None) -> bool:
         """End the node as it stands in this record; False if the record has moved on, and nothing was done.
 
         Its removal goes on after the return. One of another engine, which only people give up, is merely forgotten:
-        should it run, the gateway there finds it unknown. Raises: RegistryUnavailable.
+        should it run, the gateway there finds it unknown.
+
+        Args:
+            exit_status: of one that has died, where that is known.
+        Raises: RegistryUnavailable.
         """
         self.forget(node.node_id)
         if node.state is not NodeState.ENDED:
             after = node_ended(node, at_s=self._ground.clock.now_s())
             if not await self._ground.registry.apply([NodeChange(before=node, after=after)]):
                 return False
-            self._tell("node_ended", node)
+            self._tell("node_ended", node, exit_status=exit_status)
             node = after
         self.remove_later(node)
         return True
@@ -126,6 +130,13 @@ class Janitor:
                 )
             )
 
-    def _tell(self, kind: Kind, node: NodeRecord) -> None:
-        at_s = self._ground.clock.now_s()
-        self._ground.events.publish(Event(kind=kind, at_s=at_s, processor_id=node.processor_id, node_id=node.node_id))
+    def _tell(self, kind: Kind, node: NodeRecord, *, exit_status: int | None = None) -> None:
+        self._ground.events.publish(
+            Event(
+                kind=kind,
+                at_s=self._ground.clock.now_s(),
+                processor_id=node.processor_id,
+                node_id=node.node_id,
+                exit_status=exit_status,
+            )
+        )

@@ -90,7 +90,8 @@ class Lookout:
         ours = node.is_on(self._ground.engine) and status.deployment in {"", self._ground.deployment}
         if not ours:
             return Sight(liveness=Liveness.UNKNOWN, foreign=True)
-        return Sight(liveness=status.liveness, age_s=self._records.for_s(node.node_id, node.version))
+        age_s = self._records.for_s(node.node_id, node.version)
+        return Sight(liveness=status.liveness, age_s=age_s, exit_status=status.exit_status)
 
     async def _foreign(self, node: NodeRecord) -> Sight:
         answer = await self.answer(node) if node.state in _HELD else None

@@ -106,7 +106,7 @@ class Recovery:
         sight = await self._lookout.glance(node)
         verdict = judge(node, sight, hashes=self._peers.hashes, policy=ground.policy)
         if verdict is Verdict.END:
-            await self._janitor.end(node)
+            await self._janitor.end(node, exit_status=sight.exit_status)
 
     def _being_removed(self, status: NodeStatus) -> bool:
         return self._janitor.is_removing(status.node_id)
@@ -120,7 +120,7 @@ class Recovery:
             if status is None:  # younger than the list, another deployment's, or gone
                 status = await self._lookout.status(record.node_id)
             if self._is_in_use(record) and status.deployment in {"", self._ground.deployment}:
-                return Sight(liveness=status.liveness)
+                return Sight(liveness=status.liveness, exit_status=status.exit_status)
             return await self._lookout.sight(record, status)
 
     def _is_in_use(self, node: NodeRecord) -> bool:
@@ -139,7 +139,7 @@ class Recovery:
                     await self._janitor.quarantine(step.node, recorded=step.recorded)
             elif step.verdict is Verdict.END:
                 if step.recorded or await self._ground.registry.apply([NodeChange(before=None, after=step.node)]):
-                    await self._janitor.end(step.node)
+                    await self._janitor.end(step.node, exit_status=step.exit_status)
             else:
                 await self._fleet.follow(step.node, step.verdict, step.answer)
                 current = await self._ground.registry.node(step.node.node_id)

@@ -193,6 +193,20 @@ async def test_dead_nodes_leave_no_zombies(home: Path, runtime: ProcessRuntime) 
     await until(lambda: processes_of(home) == {server} and not zombies_of(server), what="the last reaping")
 
 
+async def test_a_dead_node_says_what_it_died_of(runtime: ProcessRuntime) -> None:
+    """Whoever heard of its end knows its exit status, 128 + n for a death by signal n."""
+    exits = runtime.exits()
+    for number, expected in ((signal.SIGKILL, 137), (signal.SIGTERM, 0)):
+        status = await runtime.start(tiny_spec(), timeout_s=TIMEOUT_S)
+        assert status.exit_status is None
+        assert status.pid is not None
+        os.kill(status.pid, number)
+        assert await anext(exits) == status.node_id
+        dead = await runtime.status(status.node_id)
+        assert (dead.liveness, dead.exit_status) == (Liveness.DEAD, expected)
+        await runtime.remove(status.node_id)
+
+
 async def test_starts_and_stops_cost_no_descriptors(home: Path, runtime: ProcessRuntime) -> None:
     """Neither we nor the fork server have more open after many starts, failures included, than before."""
     (server,) = fork_servers_of(home)

@@ -1,17 +1,19 @@
-"""WS /events at its edges, over an application in memory: a reader that does not read."""
+"""What is told of what happens: WS /events to a reader that does not read, and the log."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
+import pytest
 from fastapi import FastAPI
 from starlette.types import Message
 
 from kato_gateway.api.watch import BEHIND_MAX, watch_router
 from kato_gateway.dataplane.plane import OWNER
 from kato_gateway.events import Event
-from tests.integration.lifecycle.world import World, serving
+from tests.integration.lifecycle.world import POLICY, World, created, serving
 
 
 async def test_a_reader_that_falls_behind_is_told_to_come_again(world: World) -> None:
@@ -51,3 +53,20 @@ async def test_a_reader_that_falls_behind_is_told_to_come_again(world: World) ->
         await watching
         assert [message["type"] for message in sent] == ["websocket.accept", "websocket.send", "websocket.close"]
         assert sent[-1]["code"] == 1013
+
+
+@pytest.mark.parametrize("is_swept", [False, True])
+@pytest.mark.parametrize(("exit_status", "level"), [(137, logging.WARNING), (0, logging.INFO)])
+async def test_what_a_node_died_of_stands_in_the_log(
+    world: World, caplog: pytest.LogCaptureFixture, exit_status: int, level: int, is_swept: bool
+) -> None:
+    """A node that was killed is worth a warning, with its exit status; one that ended by itself is not."""
+    caplog.set_level(logging.INFO)
+    async with serving(world) as gateway:
+        made = await created(world, gateway, "s")
+        if is_swept:
+            world.engine.listeners.clear()
+        world.engine.kill(made.route.node_id, exit_status)
+        await world.clock.turn(POLICY.sweep_interval_s + 1.0)
+    [ended] = [record for record in caplog.records if record.message == "node_ended"]
+    assert (ended.levelno, ended.__dict__["exit_status"]) == (level, exit_status)

@@ -61,6 +61,7 @@ class Summary(TypedDict):
 
     Id: str
     State: str
+    Status: str
     Labels: dict[str, str]
     Ports: list[_PortEntry]
     NetworkSettings: _NetworkSettings
@@ -73,6 +74,7 @@ class Found:
     Attributes:
         port: on the host's loopback; None unless it runs.
         ips: network id -> its address there.
+        exit_status: of one that has ended.
     """
 
     id: str
@@ -80,6 +82,7 @@ class Found:
     labels: Mapping[str, str]
     port: int | None
     ips: Mapping[str, str]
+    exit_status: int | None
 
 
 def container_config(spec: NodeSpec, *, network_id: str, start: str) -> dict[str, Json]:
@@ -137,12 +140,14 @@ def found_in(summary: Summary) -> Found:
     """Read one entry of a listing."""
     ports = (entry.get("PublicPort") for entry in summary["Ports"] if entry.get("PrivatePort") == PORT)
     endpoints = summary["NetworkSettings"]["Networks"].values()
+    exited = re.match(r"Exited \((\d+)\)", summary["Status"])  # a listing says it to people only
     return Found(
         id=summary["Id"],
         liveness=_LIVENESS.get(summary["State"], Liveness.UNKNOWN),
         labels=summary["Labels"],
         port=next((port for port in ports if port), None),
         ips={endpoint["NetworkID"]: endpoint["IPAddress"] for endpoint in endpoints if endpoint["IPAddress"]},
+        exit_status=int(exited[1]) if exited else None,
     )
 
 
@@ -164,6 +169,7 @@ def status_of(found: Found, *, inside: str | None) -> NodeStatus:
         created_at_s=_seconds(found.labels.get(CREATED, "")),
         internal=external if inside is None else within,
         external=external,
+        exit_status=found.exit_status,
     )
 
 

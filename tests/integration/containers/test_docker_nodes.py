@@ -180,7 +180,7 @@ async def test_a_stubborn_node_is_killed_after_its_grace(runtime: DockerRuntime,
     await runtime.start(spec, timeout_s=TIMEOUT_S)
     await runtime.stop(spec.node_id, grace_s=0.2)
     assert (await runtime.status(spec.node_id)).liveness is Liveness.DEAD
-    assert inspected(spec.node_id)["State"]["ExitCode"] == 137
+    assert inspected(spec.node_id)["State"]["ExitCode"] == (await runtime.status(spec.node_id)).exit_status == 137
 
 
 async def test_a_node_that_is_asked_ends_in_order(runtime: DockerRuntime, deployment: str) -> None:
@@ -188,7 +188,7 @@ async def test_a_node_that_is_asked_ends_in_order(runtime: DockerRuntime, deploy
     spec = tiny_container(deployment=deployment)
     await runtime.start(spec, timeout_s=TIMEOUT_S)
     await runtime.stop(spec.node_id, grace_s=TIMEOUT_S)
-    assert inspected(spec.node_id)["State"]["ExitCode"] == 0
+    assert inspected(spec.node_id)["State"]["ExitCode"] == (await runtime.status(spec.node_id)).exit_status == 0
 
 
 async def test_a_paused_node_is_alive_and_can_be_stopped(runtime: DockerRuntime, deployment: str) -> None:

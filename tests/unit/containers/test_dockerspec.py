@@ -23,6 +23,7 @@ def summary(state: str = "running", **labels: str) -> Summary:
     return {
         "Id": "c1",
         "State": state,
+        "Status": "Exited (137) 2 hours ago" if state == "exited" else "Up 2 hours",
         "Labels": {"kato.node": "n1", **labels},
         "Ports": [{"IP": "127.0.0.1", "PrivatePort": 8000, "PublicPort": 32768}] if runs else [],
         "NetworkSettings": {"Networks": {"kato-d": {"NetworkID": "net1", "IPAddress": "172.18.0.2" if runs else ""}}},
@@ -57,10 +58,10 @@ def test_a_node_is_reached_from_where_we_are() -> None:
 
 
 def test_a_dead_node_is_nowhere() -> None:
-    """A container that does not run has no address, from wherever."""
+    """A container that does not run has no address, from wherever, but the status that it ended with."""
     for inside in (None, "net1"):
         status = status_of(found_in(summary("exited")), inside=inside)
-        assert (status.internal, status.external) == (None, None)
+        assert (status.internal, status.external, status.exit_status) == (None, None, 137)
 
 
 def test_labels_that_somebody_else_wrote_are_read_with_patience() -> None:

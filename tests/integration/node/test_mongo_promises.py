@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from functools import cache
 from typing import Any
@@ -144,7 +145,7 @@ async def test_the_largest_session_fits(mongo_url: str, mongo_database: str, mon
         ),
         vectors=((1e15 / 3,) * LIMITS.vector_length_max,),
     )
-    reply = '{"text":"' + "".join(f"\\u{ord(character):04x}" for character in text) + '"}'
+    reply = json.dumps({"text": text})
     full = record(state=state, operations=(operation(1, reply),))
     async with open_store(mongo_url, mongo_database) as store:
         await store.bind()

@@ -19,6 +19,7 @@ from container_manager.spec import NodeSpec
 from kato_gateway.api.app import create_app
 from kato_gateway.dataplane.attempts import Limits
 from kato_gateway.dataplane.proxy import new_client
+from kato_gateway.domain.admission import NODE_BYTES
 from kato_gateway.domain.errors import RegistryUnavailable
 from kato_gateway.domain.policy import LifecyclePolicy
 from kato_gateway.ground import NewSpec
@@ -34,6 +35,9 @@ from kato_node.wire.tokens import node_secret
 
 CONTAINER_MEMORY_MAX_BYTES = 512 * 2**20
 CONTAINER_CPUS_MAX = 1.0
+CONTAINER_BYTES = 64 * 2**20
+"""What one more container takes of the host's memory, bound and with a small processor (measured: 36 MiB of its own,
+the rest is the engine's, for each container)."""
 _PAUSE_S = 3.0  # between two looks for a MongoDB that was not there
 _log = logging.getLogger(__name__)
 
@@ -91,7 +95,7 @@ async def connected(settings: Settings, stack: AsyncExitStack, *, say: Say) -> P
         runtime=runtime,
         client=nodes,
         new_spec=node_specs(settings, runtime=runtime, deployment=deployment, secret=secret),
-        policy=_policy(settings),
+        policy=policy_of(settings, runtime=runtime),
         secret=secret,
         memory=available_bytes,
         gateway_id=deployment_id(settings.home),
@@ -127,6 +131,16 @@ def node_specs(settings: Settings, *, runtime: Runtime, deployment: str, secret:
         )
 
     return spec
+
+
+def policy_of(settings: Settings, *, runtime: Runtime) -> LifecyclePolicy:
+    """Return what the gateway strives for."""
+    return LifecyclePolicy(
+        node_bytes=NODE_BYTES if runtime.capabilities.shares_files else CONTAINER_BYTES,
+        warm_pool_size=settings.warm_pool_size,
+        idle_timeout_s=settings.idle_timeout_s,
+        session_ttl_s=settings.session_ttl_s,
+    )
 
 
 def _environment(settings: Settings, *, shares_files: bool) -> dict[str, str]:
@@ -223,11 +237,3 @@ async def _runtime(settings: Settings, deployment: str, stack: AsyncExitStack) -
     await runtime.open()
     kind = "processes of this machine" if runtime.capabilities.shares_files else "containers"
     return runtime, f"Its nodes are {kind} ({choice.reason})." if settings.runtime == "auto" else ""
-
-
-def _policy(settings: Settings) -> LifecyclePolicy:
-    return LifecyclePolicy(
-        warm_pool_size=settings.warm_pool_size,
-        idle_timeout_s=settings.idle_timeout_s,
-        session_ttl_s=settings.session_ttl_s,
-    )

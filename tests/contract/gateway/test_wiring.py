@@ -11,7 +11,7 @@ from container_manager.runtimes.docker import DockerRuntime
 from container_manager.runtimes.process import ProcessRuntime
 from container_manager.spec import NodeSpec
 from kato_gateway.settings import from_environment
-from kato_gateway.wiring import node_specs
+from kato_gateway.wiring import node_specs, policy_of
 from kato_node import settings as node_settings
 from kato_node.wire.tokens import node_secret
 
@@ -71,6 +71,15 @@ def test_a_container_gets_all_that_it_needs(containers: Runtime) -> None:
     )
     assert (other.image, other.memory_max_bytes, other.cpus_max) == ("kato:mine", 2**30, 0.5)
     assert other.env["MONGO_URL"] == "mongodb://from-containers"
+
+
+def test_a_container_is_admitted_as_what_it_takes(processes: Runtime, containers: Runtime) -> None:
+    """A process shares most of its memory with the fork server, a container with nobody: fewer of them fit in."""
+    settings = from_environment({"WARM_POOL_SIZE": "7", "IDLE_TIMEOUT_S": "8", "SESSION_TTL_S": "9"})
+    few, many = (policy_of(settings, runtime=runtime) for runtime in (containers, processes))
+    assert few.node_bytes > many.node_bytes > 0
+    for policy in (few, many):
+        assert (policy.warm_pool_size, policy.idle_timeout_s, policy.session_ttl_s) == (7, 8.0, 9.0)
 
 
 @pytest.mark.parametrize("kind", ["processes", "containers"])

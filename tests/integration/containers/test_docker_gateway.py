@@ -24,7 +24,7 @@ from container_manager.spec import NodeSpec
 async def main(deployment, network, image):
     runtime = DockerRuntime(deployment, network=network)
     await runtime.open()
-    spec = NodeSpec(node_id="inside", deployment=deployment, image=image, env={"TINY": ""}, created_at_s=1.0)
+    spec = NodeSpec(node_id=deployment, deployment=deployment, image=image, env={"TINY": ""}, created_at_s=1.0)
     status = await runtime.start(spec, timeout_s=60)
     print(json.dumps([status.internal.host, status.internal.port, status.external.host, status.external.port]))
     await runtime.close(leave_nodes=True)

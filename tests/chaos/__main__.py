@@ -14,7 +14,10 @@ from contextlib import nullcontext
 
 from tests.chaos.grounds import GROUNDS, SCENARIOS, Asked, ran
 from tests.chaos.plants import PLANTS
+from tests.chaos.real.stream import AFTER_COMMIT
 from tests.chaos.report import Outcome, summary
+
+RUNS = 200
 
 
 def main() -> int:
@@ -28,6 +31,8 @@ def main() -> int:
     with PLANTS[asked.plant]() if asked.plant else nullcontext():
         for outcome in _runs(asked):
             outcomes.append(outcome)
+            if asked.scenario:
+                print(f"{len(outcome.faults)} kills, {outcome.faults.count(AFTER_COMMIT)} of them {AFTER_COMMIT}")
             if not outcome.is_clean:
                 print(outcome)
                 print(f"  again: {asked.again(outcome)}", flush=True)
@@ -46,7 +51,7 @@ def _asked() -> Asked:
     """Return what the environment asks for. Raises: ValueError."""
     given = os.environ.get
     asked = Asked(
-        runs=int(given("CHAOS_RUNS") or 100),
+        runs=int(given("CHAOS_RUNS") or RUNS),
         seed=int(given("CHAOS_SEED") or 0),
         ground=given("CHAOS_GROUND") or "all",
         plant=given("CHAOS_PLANT") or "",

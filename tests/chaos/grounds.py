@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tests.chaos import sim
 from tests.chaos.real import ground as real
+from tests.chaos.real import stream
 from tests.chaos.report import Outcome
 
 
@@ -44,7 +45,10 @@ def _sim(seeds: Sequence[int], _plant: str) -> Iterator[Outcome]:
 
 
 GROUNDS: Mapping[str, Ground] = {"sim": _sim, "real": real.run}
-SCENARIOS: Mapping[str, Callable[[Asked], Iterator[Outcome]]] = {}
+SCENARIOS: Mapping[str, Callable[[Asked], Iterator[Outcome]]] = {
+    "stream-kills": lambda asked: iter([stream.run(asked.seed, asked.runs)]),
+}
+"""Where CHAOS_RUNS counts something else: kills."""
 
 
 def ran(asked: Asked) -> Iterator[Outcome]:

@@ -253,11 +253,7 @@ async def test_a_hundred_sessions_at_once() -> None:
     events = [Op(kind="observe", body={"strings": [symbol]}) for symbol in "ab"]
     for number in range(100):
         own = [Op(kind="observe", body={"strings": [f"{number}-{step}"]}) for step in range(chance.randint(1, 6))]
-        shared = [
-            Op(kind="clear"),
-            *(Op(kind="observe", body={"strings": [symbol]}) for symbol in "ab"),
-            Op(kind="learn"),
-        ]
+        shared = [Op(kind="clear"), *events, Op(kind="learn")]
         scripts[f"s{number}"] = [*shared, *own, *(shared if number % 2 else []), *own]
 
     async def worked(session_id: str, script: list[Op]) -> ProcessorModel:

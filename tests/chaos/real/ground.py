@@ -17,6 +17,7 @@ from pathlib import Path
 
 import aiohttp
 
+from kato_gateway.domain.policy import INTENT_SLACK_S, LifecyclePolicy
 from tests.chaos.checker import check
 from tests.chaos.client import Client, Unusable, audit
 from tests.chaos.history import History
@@ -31,6 +32,7 @@ from tests.chaos.report import Outcome
 BATCH = 25
 PATIENCE_S = 60.0
 GONE_WITHIN_S = 15.0
+INTENT_S = LifecyclePolicy().start_timeout_s + INTENT_SLACK_S + LifecyclePolicy().sweep_interval_s
 LASTS_S_MAX = 2.0
 OPERATION_S = 0.02
 """About how long an operation takes: within it faults are spread."""
@@ -99,7 +101,7 @@ class Run:
         epochs = await self._epochs()
         for client in clients:
             words += await self._worked([(client, [Op(kind="end")])])
-        orphans = await self._orphans()
+        late, orphans = await self._orphans()
         for line in self._lines:
             await line.close()
         return Outcome(
@@ -109,6 +111,7 @@ class Run:
             orphans=len(orphans),
             epochs=len(epochs),
             unusable=unusable,
+            late=late,
             calls=len(self._history.calls),
             faults=tuple(self._happened),
             words=(*words, *epochs, *orphans),
@@ -192,12 +195,17 @@ class Run:
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
 
-    async def _orphans(self) -> list[str]:
-        """Wait until only the pool is left; return words for what else there is."""
-        with contextlib.suppress(AssertionError):
-            await eventually(lambda: len(self._home.nodes()) <= POOL, "only the pool", within_s=GONE_WITHIN_S)
-        left = self._home.nodes()
-        return [f"orphan: one of {sorted(left)}" for _ in range(len(left) - POOL)]
+    async def _orphans(self) -> tuple[int, list[str]]:
+        """Wait until only the pool is left; return how many others were there late, and words for those that stay."""
+
+        async def above_pool(within_s: float) -> int:
+            with contextlib.suppress(AssertionError):
+                await eventually(lambda: len(self._home.nodes()) <= POOL, "only the pool", within_s=within_s)
+            return max(0, len(self._home.nodes()) - POOL)
+
+        late = await above_pool(GONE_WITHIN_S)
+        left = await above_pool(INTENT_S) if late else 0
+        return late, [f"orphan: one of {sorted(self._home.nodes())}"] * left
 
 
 @contextmanager

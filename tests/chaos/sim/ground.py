@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 from unittest import mock
 
+from kato_gateway.domain.policy import INTENT_SLACK_S
 from kato_gateway.domain.sessions import NodeState
 from kato_gateway.registry.memory import MemoryRegistry
 from kato_node.node import UNASKED_MAX_S
@@ -26,6 +27,7 @@ from tests.chaos.sim.world import POLICY, World
 
 PATIENCE_S = 400.0
 QUIET_S = 15.0
+INTENT_S = POLICY.start_timeout_s + INTENT_SLACK_S + POLICY.sweep_interval_s
 STEPS_PER_CALL = 60
 
 
@@ -56,21 +58,27 @@ class _Run:
         ]
         words = await self._worked(clients, [plan.script for plan in self._plan.sessions])
         self._heal()
+        await asyncio.sleep(QUIET_S)
+        late = await self._starting()
+        if late:
+            await asyncio.sleep(INTENT_S)
+        epochs, orphans, more = await self._belonging()
+        self._world.kill_nodes()  # what is found then is what was stored
         for client, plan in zip(clients, self._plan.sessions, strict=True):
             words += await self._worked([client], [audit(plan, self._history)])
         unusable = len(words)
-        await asyncio.sleep(QUIET_S)
-        epochs, orphans, more = await self._left()
+        left = await self._left()
         return Outcome(
             ground="sim",
             seed=self._plan.seed,
             findings=check(self._history.calls),
-            orphans=orphans,
+            orphans=orphans + len(left),
             epochs=epochs,
             unusable=unusable,
+            late=late,
             calls=len(self._history.calls),
             faults=tuple(self._happened),
-            words=(*words, *more),
+            words=(*words, *more, *left),
         )
 
     async def _worked(self, clients: list[Client], scripts: list[Any]) -> list[str]:
@@ -107,7 +115,7 @@ class _Run:
         self._happened.append(str(fault))
 
     def _heal(self) -> None:
-        """End whatever still goes wrong, and every node: what is found then is what was stored."""
+        """End whatever still goes wrong."""
         while self._ends:
             self._ends.pop(0)()
         world = self._world
@@ -119,14 +127,16 @@ class _Run:
         for process in (*world.processes.values(), world.gateway.process):
             process.disarm()
             process.resume()
-        world.kill_nodes()
 
-    async def _left(self) -> tuple[int, int, list[str]]:
+    async def _starting(self) -> int:
+        """Return how many nodes live whose start the gateway did not survive: the next one leaves them a while."""
+        records = await MemoryRegistry(self._world.tables).nodes()
+        creating = {record.node_id for record in records if record.state is NodeState.CREATING}
+        return sum(process.alive for node_id, process in self._world.processes.items() if node_id in creating)
+
+    async def _belonging(self) -> tuple[int, int, list[str]]:
         """Return how many processors have two owners, how many nodes belong to nobody, and words for both."""
         world = self._world
-        gateway = world.gateway
-        assert gateway is not None
-        assert gateway.process.alive
         records = {record.node_id: record for record in await MemoryRegistry(world.tables).nodes()}
         alive = {node_id: process for node_id, process in world.processes.items() if process.alive}
         owners: dict[str, list[str]] = {}
@@ -141,11 +151,16 @@ class _Run:
                 orphans += 1
                 words.append(f"orphan: {node_id} {node.state}, recorded as {record and record.state}")
         doubled = [f"two epochs: {name}: {ids}" for name, ids in owners.items() if len(ids) > 1]
+        return len(doubled), orphans, words + doubled
+
+    async def _left(self) -> list[str]:
+        """Stop the gateway; return words for each node that outlives it."""
+        world, gateway = self._world, self._world.gateway
+        assert gateway is not None
+        assert gateway.process.alive
         await gateway.process.run(gateway.lifecycle.stop())
         await asyncio.sleep(QUIET_S if not world.cut_off else QUIET_S + max(UNASKED_MAX_S, POLICY.idle_timeout_s))
-        left = [node_id for node_id, process in world.processes.items() if process.alive]
-        words += [f"orphan: {node_id} outlived everything" for node_id in left]
-        return len(doubled), orphans + len(left), words + doubled
+        return [f"orphan: {node_id} outlived everything" for node_id, one in world.processes.items() if one.alive]
 
 
 @contextmanager

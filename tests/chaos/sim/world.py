@@ -81,8 +81,9 @@ class Engine(MemoryEngine):
 
     world: World
 
-    def kill(self, node_id: str) -> None:
+    def kill(self, node_id: str, exit_status: int = 0) -> None:
         """See MemoryEngine."""
+        self.nodes[node_id].exit_status = exit_status
         if node_id not in self.world.cut_off:
             self.world.processes[node_id].kill()
         self.ended(node_id)
@@ -163,6 +164,7 @@ class World:
             policy=POLICY,
             clock=self.clock,
             secret=SECRET,
+            gateway_id=DEPLOYMENT,
         )
         plane = DataPlane(
             _nowhere, resolver=lifecycle, usage=lifecycle.activity, client=http, limits=Limits(), keys=NO_KEYS

@@ -1,0 +1,182 @@
+"""kill -9 of a node, again and again, under a client that streams over a WebSocket (`SCENARIO=stream-kills`).
+
+The client sends a few messages ahead of the answers; after a loss it repeats what was not answered, with the same ids.
+Every KILL_SPACING messages the node is killed: at a moment uniform over an operation's measured duration, or, every
+fifth time, by itself between the commit and the reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import time
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import aiohttp
+
+from tests.chaos.checker import check
+from tests.chaos.history import Call, History
+from tests.chaos.model import Answer
+from tests.chaos.operations import Op
+from tests.chaos.plan import MOTIFS
+from tests.chaos.real import points
+from tests.chaos.real.home import PATIENCE_S, Home, eventually, serving
+from tests.chaos.report import Outcome
+
+SESSION = "stream"
+WINDOW = 6
+AFTER_COMMIT_EVERY = 5
+AFTER_COMMIT = "between commit and reply"
+SPACING = (3, 20)
+
+
+def run(seed: int, kills: int, **settings: str) -> Outcome:
+    """Kill so many nodes under one client; return what came of it."""
+    with TemporaryDirectory(prefix="kato-chaos-") as path:
+        return asyncio.run(_run(seed, kills, Path(path), settings))
+
+
+async def _run(seed: int, kills: int, path: Path, settings: dict[str, str]) -> Outcome:
+    async with serving(path / "home", **settings) as home, aiohttp.ClientSession() as http:
+        async with http.post(f"{home.url}/sessions", json={"session_id": SESSION, "node_id": SESSION}) as reply:
+            assert reply.status == 201, await reply.text()
+        stream = Stream(home, http)
+        streaming = asyncio.create_task(stream.run())
+        await _killed(stream, home, random.Random(seed), kills)
+        stream.leave = True
+        async with asyncio.timeout(PATIENCE_S):
+            await streaming
+        await _read(stream, home, http)
+    return Outcome(
+        ground="real stream-kills",
+        seed=seed,
+        findings=check(stream.history.calls),
+        calls=len(stream.history.calls),
+        faults=tuple(stream.kills),
+    )
+
+
+class Stream:
+    """The client.
+
+    Attributes:
+        answered: how many messages were.
+        durations_s: from sending one to its answer.
+        kills: what was done to its nodes, in words.
+    """
+
+    def __init__(self, home: Home, http: aiohttp.ClientSession) -> None:
+        self.history = History()
+        self.answered = 0
+        self.durations_s: deque[float] = deque(maxlen=50)
+        self.kills: list[str] = []
+        self.leave = False
+        self._url = f"{home.url.replace('http', 'ws', 1)}/sessions/{SESSION}/ws"
+        self._http = http
+        self._create = self.history.invoke(SESSION, SESSION, Op(kind="create"))
+        self.history.answer(self._create, Answer())
+        self._unanswered: deque[tuple[int, Call, float]] = deque()
+        self._number = 0
+
+    async def run(self) -> None:
+        """Stream until it is to leave, and until everything is answered."""
+        while not self.leave or self._unanswered:
+            try:
+                async with self._http.ws_connect(self._url) as socket:
+                    await self._streamed(socket)
+            except (aiohttp.ClientError, OSError):
+                await asyncio.sleep(0.01)
+
+    async def _streamed(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        for number, call, _ in self._unanswered:
+            call.tries += 1
+            await _send(socket, number, call.op)
+        while not self.leave or self._unanswered:
+            while len(self._unanswered) < WINDOW and not self.leave:
+                self._number += 1
+                call = self.history.invoke(SESSION, SESSION, _op(self._number))
+                self._unanswered.append((self._number, call, time.monotonic()))
+                await _send(socket, self._number, call.op)
+            message = await socket.receive(timeout=PATIENCE_S)
+            if message.type is not aiohttp.WSMsgType.TEXT:
+                return
+            self._told(json.loads(message.data))
+
+    def _told(self, told: dict[str, object]) -> None:
+        number, call, at_s = self._unanswered.popleft()
+        assert told["id"] == number, "answers come in the order of the messages"
+        data = told["data"]
+        assert isinstance(data, dict)
+        answer = Answer(code=str(data["code"])) if told["type"] == "error" else Answer(body=data)
+        self.history.answer(call, answer)
+        self.durations_s.append(time.monotonic() - at_s)
+        self.answered += 1
+
+
+def _op(number: int) -> Op:
+    """Return the stream's message of that number: motifs that are learned, and now and then something of its own."""
+    motif = MOTIFS[number // 7 % len(MOTIFS)]
+    place = number % 7
+    if place < len(motif):
+        return Op(kind="observe", body={"strings": [motif[place]]})
+    if place == len(motif):
+        return Op(kind="learn")
+    return Op(kind="observe", body={"strings": [str(number)]}) if place < 6 else Op(kind="clear")
+
+
+async def _send(socket: aiohttp.ClientWebSocketResponse, number: int, op: Op) -> None:
+    await socket.send_json({"type": op.spelling.message, "payload": dict(op.body), "id": number})
+
+
+async def _killed(stream: Stream, home: Home, chance: random.Random, kills: int) -> None:
+    """Kill node after node, each once the stream has gone on."""
+    for count in range(kills):
+        wanted = stream.answered + chance.randint(*SPACING)
+        await eventually(lambda wanted=wanted: stream.answered >= wanted, "answers after a kill")  # type: ignore[misc]
+        if count % AFTER_COMMIT_EVERY == 0:
+            known = set(home.nodes())
+            points.order(home.path, SESSION, "after-commit")
+            await eventually(lambda known=known: known - set(home.nodes()), "a node's end")  # type: ignore[misc]
+            stream.kills.append(AFTER_COMMIT)
+            continue
+        share = chance.random()
+        await asyncio.sleep(share * median(stream.durations_s))
+        pid = _pid(home)
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                stream.kills.append(f"at {share:.2f} of an operation")
+
+
+def _pid(home: Home) -> int | None:
+    """Return the pid of the stream's node: the one that has the processor's file open."""
+    name = f"{SESSION}.sqlite"
+    for lock in home.nodes().values():
+        with suppress(OSError):
+            links = Path(f"/proc/{lock.pid}/fd").iterdir()
+            if any(Path(str(link.readlink())).name == name for link in links):
+                return lock.pid
+    return None
+
+
+async def _read(stream: Stream, home: Home, http: aiohttp.ClientSession) -> None:
+    """Ask for all that is there in the end, of a node that knows it from storage alone."""
+    pid = _pid(home)
+    if pid is not None:
+        os.kill(pid, signal.SIGKILL)
+    names = {
+        str(call.answer.body["pattern_name"]).removeprefix("PTRN|")
+        for call in stream.history.calls
+        if call.op.kind == "learn" and call.answer is not None and call.answer.body.get("pattern_name")
+    }
+    for op in (Op(kind="stm"), Op(kind="status"), *(Op(kind="pattern", pattern=name) for name in sorted(names))):
+        call = stream.history.invoke(SESSION, SESSION, op)
+        async with http.get(f"{home.url}/sessions/{SESSION}{op.tail}") as reply:
+            stream.history.answer(call, Answer(body=await reply.json()))

@@ -34,8 +34,11 @@ def held(home: Path) -> Iterator[None]:
             holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
             message = f"another gateway (pid {holder}) uses {home}; stop it, or set KATO_HOME to another folder"
             raise HomeError(message) from error
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
+        try:
+            os.ftruncate(lock, 0)
+            os.pwrite(lock, f"{os.getpid()}\n".encode("ascii"), 0)
+        except OSError as error:
+            raise HomeError(f"{home / 'gateway.lock'} cannot be written: {error.strerror}") from error
         yield
     finally:
         os.close(lock)

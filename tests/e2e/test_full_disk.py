@@ -6,13 +6,14 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.e2e.gateway_process import eventually, gateway
+from tests.e2e.gateway_process import PATIENCE_S, eventually, gateway
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount the small disk that fills up")
 
@@ -31,11 +32,11 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(root)], check=True)
 
 
-def fill(disk: Path) -> None:
-    """Take all the room that there is."""
+def fill(disk: Path, *, leave_bytes: int = 0) -> None:
+    """Take all the room that there is, but so much."""
     with (disk / "ballast").open("ab", buffering=0) as file:
-        while free := shutil.disk_usage(disk).free:
-            file.write(bytes(min(free, 2**20)))
+        while (taken := shutil.disk_usage(disk).free - leave_bytes) > 0:
+            file.write(bytes(min(taken, 2**20)))
 
 
 def is_refusal(reply: httpx.Response) -> bool:
@@ -89,3 +90,28 @@ def test_what_is_killed_on_a_full_disk_comes_back_with_room(disk: Path) -> None:
         running.start()
         assert running.ask("GET", f"/sessions/{session}/stm")["stm"] == [["a"], ["b"], ["c"]]
         running.ask("POST", f"/sessions/{session}/observe", {"strings": ["d"]})
+
+
+@pytest.mark.parametrize("pages", [0, 1, 2, 3, 5, 8, 13, 21])
+def test_a_start_without_room_is_one_line(disk: Path, pages: int) -> None:
+    """A gateway that finds no room, or too little, does not start: one line says why, with exit status 1; with room it
+    starts on what there is by then.
+    """
+    home = disk / "home"
+    fill(disk, leave_bytes=pages * 4096)
+    inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-m", "kato_gateway"],
+        env={**inherited, "KATO_HOME": str(home), "GATEWAY_PORT": "0", "LOG_LEVEL": "ERROR"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, ""), done
+    assert done.stderr.startswith("kato-gateway: "), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    (disk / "ballast").unlink()
+    with gateway(home) as running:
+        session = running.ask("POST", "/sessions", {})["session_id"]
+        running.ask("POST", f"/sessions/{session}/observe", {"strings": ["a"]})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import hmac
 import os
 import secrets
 from collections.abc import Iterator
@@ -59,6 +61,11 @@ def deployment_secret(home: Path, given: Path | None) -> str:
     if len(text) < _SECRET_CHARACTERS_MIN:
         raise HomeError(f"{path} must hold a secret of at least {_SECRET_CHARACTERS_MIN} characters")
     return text
+
+
+def secret_digest(secret: str) -> str:
+    """Return what tells one deployment's secret from another's, and nobody what it is."""
+    return hmac.digest(secret.encode(), b"gateways", hashlib.sha256).hex()
 
 
 def _made_once(path: Path, text: str) -> str:

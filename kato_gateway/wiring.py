@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -23,7 +21,7 @@ from kato_gateway.domain.admission import NODE_BYTES
 from kato_gateway.domain.errors import RegistryUnavailable
 from kato_gateway.domain.policy import LifecyclePolicy
 from kato_gateway.ground import NewSpec
-from kato_gateway.home import deployment_id, deployment_secret
+from kato_gateway.home import deployment_id, deployment_secret, secret_digest
 from kato_gateway.lifecycle import Lifecycle
 from kato_gateway.nodes.admission import available_bytes
 from kato_gateway.nodes.client import HttpNodeClient
@@ -198,7 +196,7 @@ async def _registry(settings: Settings, secret: str, stack: AsyncExitStack, say:
     await _patiently(registry.open, say)
     stack.push_async_callback(registry.close)
     deployment = await _patiently(lambda: registry.settled("deployment", proposed), say)
-    digest = hmac.digest(secret.encode(), b"gateways", hashlib.sha256).hex()
+    digest = secret_digest(secret)
     if await _patiently(lambda: registry.settled("secret", digest), say) != digest:
         raise CannotStart(
             "DEPLOYMENT_SECRET_FILE: the gateways of this MongoDB have another secret; give this one the same file"

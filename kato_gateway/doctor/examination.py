@@ -30,7 +30,6 @@ def _installation(settings: Settings) -> Iterator[Finding]:
     yield from files.look_at_home(home)
     if not home.is_dir():
         return
-    yield files.look_at_secret(home, settings.secret_file)
     recorded: Recorded | None
     if settings.mongo_url is None:
         finding, recorded = files.look_at_registry(home)
@@ -39,6 +38,7 @@ def _installation(settings: Settings) -> Iterator[Finding]:
     else:
         found, recorded = _mongo(settings.mongo_url, settings.mongo_database)
         yield from found
+    yield files.look_at_secret(home, settings.secret_file, recorded)
     if recorded is not None:
         yield clocks.against_records(recorded.newest_s)
     gateway = processes.gateway_pid(home)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kato_gateway.doctor.findings import Finding, fail, ok, warn
-from kato_gateway.home import HomeError, deployment_secret
+from kato_gateway.home import HomeError, deployment_secret, secret_digest
 from kato_gateway.registry import schema
 
 PROCESSOR_SCHEMA = 1  # kato_node.store.sqlite.SCHEMA_VERSION
@@ -30,11 +30,13 @@ class Recorded:
         deployment: the installation's id; None: not settled yet.
         nodes: the state of each node on record, by its id.
         newest_s: the latest change on record, seconds since the epoch; 0: none.
+        secret_digest: of the secret that all gateways of the installation must have; None: nobody said.
     """
 
     deployment: str | None
     nodes: dict[str, str]
     newest_s: float
+    secret_digest: str | None = None
 
 
 def look_at_home(home: Path) -> Iterator[Finding]:
@@ -58,22 +60,22 @@ def look_at_home(home: Path) -> Iterator[Finding]:
     yield _disk(home)
 
 
-def look_at_secret(home: Path, given: Path | None) -> Finding:
-    """Say whether the deployment's secret is there, and its owner's alone."""
+def look_at_secret(home: Path, given: Path | None, recorded: Recorded | None) -> Finding:
+    """Say whether the deployment's secret is there, the one that it was, and its owner's alone."""
     path = home / "secret" if given is None else given
+    settled = None if recorded is None else recorded.secret_digest
     if given is None and not path.exists():
-        if not (home / "gateway.sqlite").exists():
+        if settled is None and not (home / "gateway.sqlite").exists():
             return ok("secret", "not made yet; the first start makes it")
-        return fail(
-            "secret",
-            f"{path} is missing",
-            "put it back from a backup; without it the next start makes a new one, and nodes that run and tokens that"
-            " were handed out are of no use any more",
-        )
+        advice = "put it back from a backup; a new one is no good to nodes that run and tokens that were handed out"
+        return fail("secret", f"{path} is missing", advice)
     try:
-        deployment_secret(home, path)
+        secret = deployment_secret(home, path)
     except HomeError as error:
         return fail("secret", str(error), "put it back from a backup, or see to its owner and permissions")
+    if settled not in {None, secret_digest(secret)}:
+        message = f"{path} is not the secret of this MongoDB's gateways"
+        return fail("secret", message, "give this one the same file (DEPLOYMENT_SECRET_FILE), or see to MONGO_URL")
     if path.stat().st_mode & 0o077:
         return warn("secret", f"{path} can be read by other users of this machine", f"chmod 600 {path}")
     return ok("secret", f"{path} is there, and private")

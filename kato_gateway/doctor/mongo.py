@@ -72,6 +72,7 @@ def _answer(url: str, database: str) -> Answer:
             recorded=Recorded(
                 deployment=facts.get("deployment", {}).get("value"),
                 nodes={str(node["_id"]): str(node["state"]) for node in nodes},
+                secret_digest=facts.get("secret", {}).get("value"),
                 newest_s=max((float(node["changed_at_s"]) for node in nodes), default=0.0),
             ),
         )

@@ -287,12 +287,23 @@ def test_mongodb_out_of_reach_fails(home: Path) -> None:
     assert "s3cr3t" not in str(report)
 
 
-def test_mongodb_is_looked_at(home: Path, mongo_url: str, mongo_database: str) -> None:
-    """A MongoDB that answers is told with its version, and its clock is compared."""
-    report = examined(home, MONGO_URL=mongo_url, MONGO_DATABASE=mongo_database, RUNTIME="process")
-    assert report.worst("mongodb") == "ok", report
-    assert "replica set" in report.said("mongodb")
-    assert "MongoDB" in report.said("clock")
+def test_mongodb_is_looked_at(tmp_path: Path, mongo_url: str, mongo_database: str) -> None:
+    """A MongoDB that answers is told with its version, and its clock is compared; a gateway's secret must be the one of
+    all gateways there.
+    """
+    settings = {"MONGO_URL": mongo_url, "MONGO_DATABASE": mongo_database, "RUNTIME": "process"}
+    with gateway(tmp_path / "home", **settings) as running:
+        running.ask("POST", "/sessions", {})
+        report = examined(running.home, **settings)
+        assert report.status == 0, report
+        assert "replica set" in report.said("mongodb")
+        assert "MongoDB" in report.said("clock")
+    (tmp_path / "home" / "secret").write_text("another secret than the one before")
+    report = examined(tmp_path / "home", **settings)
+    assert (report.status, report.worst("secret")) == (1, "fail")
+    assert "not the secret" in report.said("secret")
+    (tmp_path / "home" / "secret").unlink()
+    assert "missing" in examined(tmp_path / "home", **settings).said("secret")
 
 
 @pytest.mark.docker

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -35,6 +37,16 @@ class Facts:
     now_s: float
 
 
+def identity(info: Mapping[str, object]) -> str:
+    """Return what tells an engine from every other, and is the same after its restart.
+
+    Its own ID is not enough: older engines read it from a file that a second engine of the host, or a copy of the
+    machine, has too.
+    """
+    facts = [info[name] for name in ("ID", "Name", "DockerRootDir")]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
 class Engine:
     """Calls of one engine, each in a thread, with a deadline. Every one raises RuntimeUnavailable.
 
@@ -64,7 +76,7 @@ class Engine:
     async def facts(self) -> Facts:
         """Return which engine this is."""
         info = await self.ask("asking who it is", lambda client: client.info())
-        return Facts(id=info["ID"], now_s=datetime.fromisoformat(info["SystemTime"]).timestamp())
+        return Facts(id=identity(info), now_s=datetime.fromisoformat(info["SystemTime"]).timestamp())
 
     async def ask(self, doing: str, work: Work[T]) -> T:
         """Do what is quick and changes nothing, or next to it. Raises: ImageMissing."""

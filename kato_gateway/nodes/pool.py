@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -200,7 +201,7 @@ class Pool:
         await self._found()
 
     async def _found(self) -> Sequence[NodeRecord]:
-        """Look at what is recorded; return every gateway's members, and those being started, the oldest first."""
+        """Look at what is recorded; return every gateway's members, and those being started."""
         ground = self._ground
         unbound: list[NodeRecord] = []
         for node in await ground.registry.nodes():
@@ -210,17 +211,17 @@ class Pool:
                 unbound.append(node)
                 if node.state is NodeState.POOL:
                     self.adopt(node)
-        return sorted(unbound, key=lambda node: (node.state is not NodeState.POOL, node.created_at_s, node.node_id))
+        return unbound
 
     async def _is_one_too_many(self, intent: NodeRecord | None) -> bool:
         """Whether the shared pool is full without one more start: this one, once its intent is recorded."""
         if not self._peers.share_nodes:
             return False
-        before = [node.node_id for node in await self._found()]
-        rank = before.index(intent.node_id) if intent is not None and intent.node_id in before else len(before)
-        if rank < self._ground.policy.warm_pool_size:
+        others = [node for node in await self._found() if intent is None or node.node_id != intent.node_id]
+        if len(others) < self._ground.policy.warm_pool_size:
             return False
-        self._held_until_s = self._ground.clock.monotonic_s() + SHARED_PAUSE_S
+        pause_s = SHARED_PAUSE_S * random.uniform(1.0, 2.0)  # noqa: S311 - two that withdrew from each other part
+        self._held_until_s = self._ground.clock.monotonic_s() + pause_s
         return True
 
     async def _claimed(self, member: NodeRecord, processor_id: str) -> NodeRecord | None:

@@ -17,6 +17,7 @@ from kato_gateway.lifecycle import CreateSession, Lifecycle
 from tests.integration.lifecycle.world import (
     POLICY,
     Killed,
+    Knob,
     Phase,
     World,
     assert_sound,
@@ -34,12 +35,10 @@ def pool_of(size: int) -> LifecyclePolicy:
 
 @asynccontextmanager
 async def two(
-    world: World, policy: LifecyclePolicy = POLICY, *, envs: tuple[str, str] = ("1", "1")
+    world: World, policy: LifecyclePolicy = POLICY, *, knob: Knob | None = None
 ) -> AsyncIterator[tuple[Lifecycle, Lifecycle]]:
     """Serve by two gateways that know of each other; afterwards nothing of either may be left."""
-    gateways = [
-        world.gateway(policy=policy, name=name, env=env) for name, env in zip(("first", "second"), envs, strict=True)
-    ]
+    gateways = [world.gateway(policy=policy, name=name, knob=knob) for name in ("first", "second")]
     for gateway in gateways:
         await world.run(gateway.start())
     await world.clock.turn(POLICY.sweep_interval_s + 1.0)
@@ -65,14 +64,22 @@ def members(world: World) -> int:
 @pytest.mark.parametrize("size", [0, 20, 50])
 async def test_a_burst_through_both_binds_each_node_once(world: World, size: int) -> None:
     """Fifty creates, half through each: fifty distinct nodes, each bound once, whether or not the pool had them."""
-    async with two(world, pool_of(size)) as gateways:
+    binds = 0
+
+    async def knob(name: str, phase: Phase) -> None:
+        nonlocal binds
+        binds += (name, phase) == ("node.bind", "before")
+        await asyncio.sleep(0)
+
+    async with two(world, pool_of(size), knob=knob) as gateways:
         await world.clock.turn(20.0)
-        assert members(world) == size
+        assert size <= members(world) <= size + POLICY.starts_max // 2  # the first may not have seen the second yet
         made = await world.run(
             all_of(*(gateways[n % 2].create(CreateSession(session_id=f"s{n}")) for n in range(50))), within_s=3600.0
         )
         assert len({one.route.node_id for one in made}) == 50
         assert {store.epoch for store in world.stores.values()} == {1}
+        assert binds == 50  # none in vain: the claim decides
         assert [one.start for one in made].count("warm") >= size
         await world.clock.turn(60.0)
         assert members(world) == size
@@ -142,6 +149,34 @@ async def test_refilling_by_two_does_not_overshoot(world: World) -> None:
         assert members(world) == 4
         for gateway in gateways:
             await assert_sound(world, gateway)
+
+
+async def test_two_that_are_about_to_start_the_same_member_start_one(world: World) -> None:
+    """Both have looked and found the pool empty; whoever then finds the other's intent beside its own withdraws."""
+    waiting = 0
+    both = asyncio.Event()
+    both.set()
+
+    async def knob(name: str, phase: Phase) -> None:
+        nonlocal waiting
+        if (name, phase) == ("registry.count_nodes", "before") and not both.is_set():
+            waiting += 1
+            if waiting == 2:
+                both.set()
+            await both.wait()
+
+    async with two(world, pool_of(1), knob=knob):
+        gate = world.engine.knobs.start_gate = asyncio.Event()
+        both.clear()
+        world.engine.kill(world.alive()[0])
+        await world.clock.turn(1.0)
+        assert waiting == 2
+        assert sum(state is NodeState.CREATING for state in (await world.records()).values()) <= 1
+        gate.set()
+        for _ in range(40):
+            await world.clock.turn(0.5)
+            assert members(world) <= 1
+        assert members(world) == 1
 
 
 async def test_a_member_that_died_unnoticed_is_handed_out_by_neither(world: World) -> None:
@@ -286,6 +321,7 @@ async def test_a_session_opened_while_the_other_ends_its_node_is_opened_again(wo
     held.clear()
     opening = asyncio.create_task(second.create(CreateSession(session_id="b", node_id="p")))
     await settle()
+    world.engine.listeners.clear()
     await world.run(first.end_node("p"))
     held.set()
     made = await world.run(asyncio.wait_for(opening, 600.0))

@@ -171,10 +171,6 @@ class Node:
                     await self._processor.vouch()
                 raise
 
-    async def purge(self) -> None:
-        """Delete every session and every pattern; see Processor. Raises: WrongNode unless bound."""
-        await self._bound().purge()
-
     def health(self, session_id: str | None = None) -> Reply:
         """Return {status, processor_id, uptime (s), stm_length, memory_usage (bytes)}, bound or not; asks nobody.
 

@@ -84,10 +84,6 @@ class HttpNodeClient:
         path = f"sessions/{quote(session_id)}?incarnation={quote(incarnation)}"
         await self._call(node, "DELETE", path, Identity, timeout_s=timeout_s)
 
-    async def purge(self, node: NodeRecord, *, timeout_s: float) -> None:
-        """See NodeClient."""
-        await self._call(node, "POST", "purge", Identity, timeout_s=timeout_s)
-
     async def drain(self, node: NodeRecord, *, timeout_s: float) -> None:
         """See NodeClient."""
         await self._call(node, "POST", "drain", Identity, timeout_s=timeout_s)

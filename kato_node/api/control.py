@@ -33,7 +33,6 @@ def control_routes(node: Node, secret: str) -> list[BaseRoute]:
         ("GET", "/control/sessions/{id}", control.session),
         ("POST", "/control/sessions/{id}/config", control.configure),
         ("DELETE", "/control/sessions/{id}", control.close_session),
-        ("POST", "/control/purge", control.purge),
         ("POST", "/control/drain", control.drain),
     ]
     return [_SecretRoute(path, endpoint, method=method, secret=secret) for method, path, endpoint in table]
@@ -107,11 +106,6 @@ class _Control:
         async with self._node.operation():
             await self._node.service.update_genes(session_id, wanted.config)
             return json_response(_info(await self._node.reads.session(session_id)).model_dump())
-
-    async def purge(self, _request: Request) -> Response:
-        async with self._node.operation():
-            await self._node.purge()
-        return json_response(self._identity().model_dump())
 
     async def close_session(self, request: Request) -> Response:
         incarnation = request.query_params.get("incarnation")

@@ -9,7 +9,6 @@
     DELETE /control/sessions/{id}?incarnation=…
                                           -> Identity (after the records of that very session are deleted; idempotent:
                                           a session of the same id and another incarnation stays as it is)
-    POST   /control/purge                 -> Identity (after every session and pattern is deleted; idempotent)
     POST   /control/drain                 -> Identity; the node finishes what it has, flushes and exits 0
 
 Without the secret each of them is an unknown route (404 NOT_FOUND).

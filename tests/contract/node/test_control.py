@@ -19,7 +19,6 @@ ROUTES = [
     ("DELETE", "/control/sessions/s-1"),
     ("POST", "/control/sessions/s-1/config"),
     ("GET", "/control/vitals"),
-    ("POST", "/control/purge"),
     ("POST", "/control/drain"),
     ("PUT", "/control/bind"),
 ]
@@ -146,29 +145,11 @@ async def test_a_drain_ends_the_node(served: Served) -> None:
     assert (served.node.stop_reason, served.node.stopped.is_set()) == ("drained", True)
 
 
-async def test_a_purge_leaves_nothing() -> None:
-    """POST /control/purge deletes every session and pattern, durably; the node goes on. Again is no error."""
+async def test_a_bind_can_begin_with_a_purge() -> None:
+    """A node bound with `purge` finds no session, pattern, vector or dimension of what its processor had."""
     async with serving_node(bound=False) as served:
         await served.http.post("/control/bind", content=binding(), headers=KNOWN)
         await served.http.post("/observe", json={"strings": ["a", "b"], "vectors": [[1.0, 2.0]]})
-        learned = (await served.http.post("/learn")).json()["pattern_name"]
-        for _ in range(2):
-            reply = await served.http.post("/control/purge", headers=KNOWN)
-            assert Identity.model_validate_json(reply.content).sessions == []
-        assert (await served.http.get(f"/pattern/{learned}")).status_code == 404
-        assert (await served.http.get("/stm")).status_code == 404
-        session = OpenSession(session_id="s-2", incarnation="i-2").model_dump_json()
-        await served.http.post("/control/sessions", content=session, headers=KNOWN)
-        other_dimension = {"vectors": [[1.0]], "strings": ["c"]}
-        reply = await served.http.post("/observe", json=other_dimension, headers={"X-Session-ID": "s-2"})
-        assert reply.status_code == 200
-
-
-async def test_a_bind_can_begin_with_a_purge() -> None:
-    """A node bound with `purge` finds nothing of what its processor had."""
-    async with serving_node(bound=False) as served:
-        await served.http.post("/control/bind", content=binding(), headers=KNOWN)
-        await served.http.post("/observe", json={"strings": ["a", "b"]})
         learned = (await served.http.post("/learn")).json()["pattern_name"]
         disk = served.disk
     async with serving_node(disk=disk, bound=False) as served:
@@ -176,6 +157,8 @@ async def test_a_bind_can_begin_with_a_purge() -> None:
         assert BindReply.model_validate_json(reply.content).identity.sessions == ["s-1"]
         assert (await served.http.get("/stm")).json()["stm"] == []
         assert (await served.http.get(f"/pattern/{learned}")).status_code == 404
+        other_dimension = {"vectors": [[1.0]], "strings": ["c"]}
+        assert (await served.http.post("/observe", json=other_dimension)).status_code == 200
 
 
 async def test_the_gateway_configures_a_session(served: Served) -> None:

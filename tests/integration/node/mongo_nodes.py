@@ -12,7 +12,7 @@ from kato_node.store.mongo import MongoStore
 
 
 @asynccontextmanager
-async def bound_node(url: str, database: str, processor_id: str = "p") -> AsyncIterator[Node]:
+async def bound_node(url: str, database: str, processor_id: str = "p", *, purge: bool = False) -> AsyncIterator[Node]:
     """Bind a node to a processor in the server; drain it afterwards."""
     node = Node(
         node_id="n",
@@ -20,7 +20,7 @@ async def bound_node(url: str, database: str, processor_id: str = "p") -> AsyncI
         defaults=DEFAULT,
         limits=LIMITS,
     )
-    await node.bind(BindSpec(processor_id=processor_id))
+    await node.bind(BindSpec(processor_id=processor_id, purge=purge))
     try:
         yield node
     finally:

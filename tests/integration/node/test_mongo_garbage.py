@@ -127,5 +127,5 @@ async def test_a_purge_leaves_no_document(mongo_url: str, mongo_database: str, m
     async with bound_node(mongo_url, mongo_database) as node:
         await observe_all(node, None, "a", "b")
         await node.service.learn(None)
-        await node.purge()
+    async with bound_node(mongo_url, mongo_database, purge=True):
         await until(lambda: not any(counts(mongo_admin, mongo_database).values()))

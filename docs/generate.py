@@ -30,6 +30,7 @@ from kato_gateway.events import Kind  # noqa: E402
 from kato_gateway.sessions.creating import TTL_S_MAX  # noqa: E402
 from kato_node import sessions, turns  # noqa: E402
 from kato_node import settings as node_settings  # noqa: E402
+from kato_node.api.app import HELD_BYTES_MAX  # noqa: E402
 from kato_node.api.app import create_app as create_node_app  # noqa: E402
 from kato_node.domain import config  # noqa: E402
 from kato_node.domain.limits import LIMITS  # noqa: E402
@@ -100,6 +101,7 @@ def limits() -> dict[str, int | float]:
         "sessions_max": sessions.SESSIONS_MAX,
         "nodes_max": LifecyclePolicy().nodes_max,
         **{field.name: getattr(node, field.name) for field in fields(node) if field.name.endswith(("_max", "_max_s"))},
+        "held_bytes_max": HELD_BYTES_MAX,
         "unanswered_max": sessions.UNANSWERED_MAX,
         "node_unanswered_max": sessions.NODE_UNANSWERED_MAX,
         "remembered_operations_max": turns.OPERATIONS_MAX,

@@ -23,6 +23,7 @@ from kato_node.wire import headers, openapi
 from kato_node.wire.errors import ErrorReply
 from kato_node.wire.web import BodyLimit, add_docs, error_response, explain, install_errors
 
+HELD_BYTES_MAX = 64 * 2**20  # of bodies, which decoded take several times as much
 _DESCRIPTION = "One processor: a deterministic memory for sequences. "
 
 
@@ -66,6 +67,7 @@ def create_app(node: Node, settings: Settings) -> FastAPI:
         max_bytes=settings.body_bytes_max,
         exempt=takes_lines,
         silence_max_s=settings.body_silence_max_s,
+        held_bytes_max=max(HELD_BYTES_MAX, settings.body_bytes_max),
     )
     app.add_middleware(IdentityGate, node=node, secret=secret)
     if settings.host_is_loopback and not settings.require_token:

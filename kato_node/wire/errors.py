@@ -111,6 +111,15 @@ class BodyStalled(WireError):
         super().__init__(f"The body is not complete, and nothing more of it came for {silence_max_s:g} seconds.")
 
 
+class BodiesTooMany(WireError):
+    """Too much is in the hands of requests that are not answered yet."""
+
+    code = "RATE_LIMITED"
+
+    def __init__(self) -> None:
+        super().__init__("Too many large requests are under way here; try again when some of them are answered.")
+
+
 class BodyTooLarge(WireError):
     """The body exceeds the limit."""
 

@@ -35,7 +35,15 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kato_node.wire import docs, headers, logs, strict_json
-from kato_node.wire.errors import BodyStalled, BodyTooLarge, ErrorReply, InvalidRequest, WireError, pydantic_errors
+from kato_node.wire.errors import (
+    BodiesTooMany,
+    BodyStalled,
+    BodyTooLarge,
+    ErrorReply,
+    InvalidRequest,
+    WireError,
+    pydantic_errors,
+)
 
 Translate = Callable[[Exception], ErrorReply | None]
 Model = TypeVar("Model", bound=BaseModel)
@@ -193,6 +201,8 @@ class BodyLimit:
 
     Args:
         exempt: whether a request may send any length, since nobody keeps it.
+        held_bytes_max: of the bodies of all requests that are not answered yet; the one too many is refused
+            (RATE_LIMITED), so that many large ones, or slow storage behind them, do not take all memory.
     """
 
     def __init__(
@@ -202,8 +212,11 @@ class BodyLimit:
         max_bytes: int,
         exempt: Callable[[Scope], bool],
         silence_max_s: float = 30.0,
+        held_bytes_max: float = math.inf,
     ) -> None:
         self._app = app
+        self._held_bytes_max = held_bytes_max
+        self._held_bytes = 0
         self._max_bytes = max_bytes
         self._exempt = exempt
         self._silence_max_s = silence_max_s
@@ -217,11 +230,11 @@ class BodyLimit:
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared) > max_bytes:
             raise BodyTooLarge(self._max_bytes)
-        received = 0
+        received = held = 0
         complete = False
 
         async def limited() -> Message:
-            nonlocal received, complete
+            nonlocal received, held, complete
             if complete:  # all that may still come is the caller's leaving
                 return await receive()
             try:
@@ -233,9 +246,17 @@ class BodyLimit:
             complete = not message.get("more_body", False)
             if received > max_bytes:
                 raise BodyTooLarge(self._max_bytes)
+            if max_bytes != math.inf:
+                self._held_bytes += received - held
+                held = received
+                if self._held_bytes > self._held_bytes_max:
+                    raise BodiesTooMany
             return message
 
-        await self._app(scope, limited, send)
+        try:
+            await self._app(scope, limited, send)
+        finally:
+            self._held_bytes -= held
 
 
 class Edge:

@@ -21,7 +21,7 @@ from container_manager.errors import ImageMissing, NameTaken, RuntimeUnavailable
 from container_manager.labels import name_for_people, node_id_for, processor_id_for
 from container_manager.readiness import NeverHealthy, wait_until_healthy
 from container_manager.runtime import Runtime
-from container_manager.runtimes.process import ProcessRuntime
+from container_manager.runtimes.process import DEFAULT_ENTRY, MONGO_ENTRY, ProcessRuntime
 from container_manager.spec import Liveness, NodeSpec, NodeStatus
 
 logger = logging.getLogger(__name__)
@@ -92,14 +92,15 @@ async def choose_runtime(
         mongo_url: where nodes reach MongoDB.
     Raises: ImageMissing, RuntimeUnavailable, for "docker" only: one line that says what is not there.
     """
+    entry = MONGO_ENTRY if mongo_url else DEFAULT_ENTRY
     if wanted == "process":
-        return Choice(runtime=ProcessRuntime(home, deployment), reason="asked for")
+        return Choice(runtime=ProcessRuntime(home, deployment, entry=entry), reason="asked for")
     try:
         runtime = await _docker_runtime(deployment, image, network, mongo_url)
     except (ImageMissing, RuntimeUnavailable) as error:
         if wanted == "docker":
             raise
-        return Choice(runtime=ProcessRuntime(home, deployment), reason=f"no Docker: {error}")
+        return Choice(runtime=ProcessRuntime(home, deployment, entry=entry), reason=f"no Docker: {error}")
     reason = "asked for" if wanted == "docker" else f"the engine answers and has {image}, and MONGO_URL is set"
     return Choice(runtime=runtime, reason=reason)
 

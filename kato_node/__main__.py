@@ -13,9 +13,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import partial
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import uvloop
@@ -73,9 +72,18 @@ def _run(settings: Settings, listener: socket.socket) -> int:
 
 
 async def _started(settings: Settings, listener: socket.socket) -> int:
+    try:
+        async with _stores(settings) as open_store:
+            return await _served(settings, listener, open_store)
+    except StoreError as error:
+        return _failed(str(error), FAILED)
+
+
+async def _served(settings: Settings, listener: socket.socket, open_store: Callable[[str], Store]) -> int:
+    """Live a node's life; return the exit status. Raises: StoreError, if it cannot be bound to its processor."""
     node = Node(
         node_id=settings.node_id,
-        open_store=_store_opener(settings),
+        open_store=open_store,
         defaults=settings.defaults,
         limits=settings.limits,
         processor_name=settings.processor_name,
@@ -87,10 +95,7 @@ async def _started(settings: Settings, listener: socket.socket) -> int:
             idle_timeout_s=settings.idle_timeout_s,
             token_key=settings.token_key,
         )
-        try:
-            await _bound(node, spec)
-        except StoreError as error:
-            return _failed(str(error), FAILED)
+        await _bound(node, spec)
     else:
         node.await_bind()
     host, port = listener.getsockname()[:2]
@@ -162,25 +167,31 @@ def _take_signals(node: Node, home: Path) -> None:
     logs.reread_on_hangup(loop, home, at_terminal_end=drain)
 
 
-def _store_opener(settings: Settings) -> Callable[[str], Store]:
-    if settings.mongo_url is not None:
-        return partial(_mongo_store, settings.mongo_url, settings.mongo_database)
-    folder = settings.home / "processors"
-    return lambda processor_id: SqliteStore(folder / f"{processor_id}.sqlite", processor_id)
+@asynccontextmanager
+async def _stores(settings: Settings) -> AsyncIterator[Callable[[str], Store]]:
+    """Provide what makes a processor's store. The driver of one is imported only where it is used.
 
-
-def _mongo_store(url: str, database: str, processor_id: str) -> Store:
-    """Return the store; its driver is imported only where it is used. Raises: StoreUnavailable."""
+    A node of the pool connects to MongoDB ahead of its bind; if that is out of reach now, the bind finds out once more.
+    Raises: StoreUnavailable.
+    """
+    if settings.mongo_url is None:
+        folder = settings.home / "processors"
+        yield lambda processor_id: SqliteStore(folder / f"{processor_id}.sqlite", processor_id)
+        return
     try:
-        from pymongo.errors import PyMongoError  # noqa: PLC0415
-
-        from kato_node.store.mongo import MongoStore  # noqa: PLC0415
+        from kato_node.store.mongo import MongoStores  # noqa: PLC0415
     except ImportError as error:
         raise StoreUnavailable("MONGO_URL needs the MongoDB driver: pip install 'kato-platform[mongo]'") from error
+    stores = MongoStores(settings.mongo_url, settings.mongo_database)
+    if settings.processor_id is None:
+        try:
+            await stores.connect()
+        except StoreUnreachable as error:
+            _log.warning("store_unreachable", extra={"reason": error.message, "cause": str(error.__cause__ or "")})
     try:
-        return MongoStore(url, database, processor_id)
-    except (PyMongoError, ValueError) as error:
-        raise StoreUnavailable(f"MONGO_URL: {error}") from error
+        yield stores
+    finally:
+        await stores.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:

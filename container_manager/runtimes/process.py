@@ -33,6 +33,7 @@ from container_manager.spec import Address, Liveness, NodeSpec, NodeStatus
 logger = logging.getLogger(__name__)
 
 DEFAULT_ENTRY = "kato_node.__main__:run"
+MONGO_ENTRY = "kato_node.with_mongo:run"
 LINGER_S = 5.0
 LOG_BYTES_MAX = 8 * 1024 * 1024
 

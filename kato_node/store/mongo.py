@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
 import pymongo
 from pymongo import ReturnDocument
-from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import CollectionInvalid, OperationFailure, PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
 from kato_node.domain.learn import Pattern
 from kato_node.domain.state import Vector
@@ -29,8 +28,6 @@ from kato_node.store.base import (
     Fenced,
     ProcessorRecord,
     SessionRecord,
-    StoreUnavailable,
-    StoreUnreachable,
 )
 from kato_node.store.documents import Track
 from kato_node.store.mongo_client import (
@@ -38,13 +35,11 @@ from kato_node.store.mongo_client import (
     TRANSIENT,
     UNKNOWN,
     Document,
-    Errands,
-    Heartbeats,
-    connected,
+    translated,
     unavailable,
 )
+from kato_node.store.mongo_connection import BATCH_DOCUMENTS, Connection
 from kato_node.store.mongo_documents import (
-    COLLECTIONS,
     FIRST_SERIAL,
     SCHEMA_VERSION,
     Planned,
@@ -59,47 +54,41 @@ from kato_node.store.mongo_documents import (
 
 T = TypeVar("T")
 
-OPEN_TIMEOUT_S = 2.0
 COMMIT_TIMEOUT_S = 5.0
 ABORT_TIMEOUT_S = 1.0
-CLOSE_TIMEOUT_S = 0.2  # of each step of it
 CONFLICT_WAIT_S = 0.01
-BATCH_DOCUMENTS = 1_000  # read, or swept up, at once
 
 _AT_ONCE_S = 0.001
-_NAMESPACE_EXISTS = 48
 
 
 class MongoStore:
     """The Store protocol on MongoDB; see there for each method.
 
     Args:
-        url: of a replica set; one member is enough. Its options cannot weaken what a store promises: see `connected`.
+        connection: open or not; from now on it is the store's, which closes it.
     """
 
-    def __init__(self, url: str, database: str, processor_id: str) -> None:
+    def __init__(self, connection: Connection, processor_id: str) -> None:
         self._processor_id = processor_id
-        self._heartbeats = Heartbeats()
-        self._client = connected(url, self._heartbeats)
-        self._database = self._client[database]
-        self._session = self._client.start_session()
-        self._errands = Errands()
+        self._connection = connection
+        self._database = connection.database
+        self._session = connection.session
+        self._errands = connection.errands
         self._committing = asyncio.Lock()
         self._serials: dict[str, str] = {}  # of sessions as last committed or loaded; a cache
-        self._sweeper: asyncio.Task[None] | None = None
+        self._taken: Document | None = None  # the processor's document as we took it, until something is committed
 
     async def open(self) -> None:
         """See Store. Raises: StoreUnreachable if another try may find the server."""
-        await self._errands.run(_translated(self._open()))
+        await self._connection.open()
 
     async def close(self) -> None:
-        """See Store. It takes a moment, whatever the server does; a caller that is cancelled does not stop it."""
-        await asyncio.shield(asyncio.create_task(self._close()))
+        """See Store, and Connection."""
+        await self._connection.close()
 
     async def bind(self) -> ProcessorRecord:
         """See Store."""
-        stored = await self._errands.run(_translated(self._bind()))
-        self._sweep()
+        stored = self._taken = await self._errands.run(translated(self._bind()))
         return ProcessorRecord(processor_id=self._processor_id, epoch=stored["epoch"], dimension=stored["dimension"])
 
     async def read_epoch(self) -> int:
@@ -121,6 +110,8 @@ class MongoStore:
 
     async def load_session(self, session_id: str) -> SessionRecord | None:
         """See Store."""
+        if self._is_new:
+            return None
         stored = await self._find_one("sessions", f"{self._processor_id}/{session_id}")
         if stored is None:
             return None
@@ -133,6 +124,8 @@ class MongoStore:
 
     async def load_reply(self, session_id: str, number: int) -> str | None:
         """See Store."""
+        if self._is_new:
+            return None
         stored = await self._find_one("sessions", f"{self._processor_id}/{session_id}")
         if stored is None:
             return None
@@ -150,33 +143,10 @@ class MongoStore:
         plan = planned(self._processor_id, batch)
         await self._errands.run(self._commit(plan, epoch))
 
-    async def _close(self) -> None:
-        """Close the client when it is not connecting: the driver forgets the socket of a connect that it cancels."""
-        await self._errands.end(within_s=CLOSE_TIMEOUT_S)
-        with suppress(PyMongoError), pymongo.timeout(CLOSE_TIMEOUT_S):
-            if self._client.topology_description.has_writable_server():
-                await self._session.end_session()
-            else:
-                self._client._topology.pop_all_sessions()  # else it looks for a server to tell, connecting again
-        await self._heartbeats.quiet(within_s=CLOSE_TIMEOUT_S)
-        with pymongo.timeout(CLOSE_TIMEOUT_S):
-            await self._client.close()
-
-    async def _open(self) -> None:
-        with pymongo.timeout(OPEN_TIMEOUT_S):
-            hello = await self._client.admin.command("hello")
-        if "setName" not in hello and hello.get("msg") != "isdbgrid":
-            if hello.get("isreplicaset"):
-                raise StoreUnreachable("MongoDB is a replica set that was not initiated yet: run rs.initiate().")
-            raise StoreUnavailable("MongoDB is not a replica set; start it as one (one member is enough).")
-        for name in sorted(set(COLLECTIONS) - set(await self._database.list_collection_names())):
-            try:
-                await self._database.create_collection(name)
-            except CollectionInvalid:
-                pass  # made by another node meanwhile
-            except OperationFailure as error:
-                if error.code != _NAMESPACE_EXISTS:
-                    raise
+    @property
+    def _is_new(self) -> bool:
+        """Whether it is known, without asking, that nothing of the processor is stored: nobody had it before us."""
+        return self._taken is not None and self._taken["epoch"] == 1
 
     async def _bind(self) -> Document:
         """Take the processor, and return its document."""
@@ -187,7 +157,7 @@ class MongoStore:
             # Ends a transaction that the owner before us may have left open. Nobody needs a right to end the sessions
             # of one's own user; those of another's end by themselves, a minute after their node, and bind waits.
             with suppress(OperationFailure):
-                await self._client.admin.command("killSessions", [before["writer"]])
+                await self._connection.client.admin.command("killSessions", [before["writer"]])
         stored = await self._database.processors.find_one_and_update(
             {"_id": self._processor_id, "v": SCHEMA_VERSION},
             {
@@ -203,7 +173,7 @@ class MongoStore:
         return stored
 
     async def _ltm_path(self) -> str:
-        stored = await self._find_one("processors", self._processor_id)
+        stored = self._taken or await self._find_one("processors", self._processor_id)
         return f"{self._processor_id}/{FIRST_SERIAL if stored is None else stored['ltm']}"
 
     async def _find_one(self, collection: str, key: str) -> Document | None:
@@ -211,18 +181,20 @@ class MongoStore:
             with pymongo.timeout(OPERATION_TIMEOUT_S):
                 return await self._database[collection].find_one({"_id": key})
 
-        document = await self._errands.run(_translated(found()))
+        document = await self._errands.run(translated(found()))
         return None if document is None else checked(document)
 
     async def _range(
         self, collection: str, path: str, *, projection: Document | None = None
     ) -> AsyncIterator[tuple[str, Document]]:
-        """Yield (rest of _id, document) of everything under the path, in the order of _id."""
+        """Yield (rest of _id, document) of everything of ours under the path, in the order of _id."""
+        if self._is_new:
+            return
         cursor = self._database[collection].find(
             {"_id": under(path)}, projection, sort={"_id": 1}, batch_size=BATCH_DOCUMENTS
         )
         try:
-            while part := await self._errands.run(_translated(cursor.to_list(BATCH_DOCUMENTS))):
+            while part := await self._errands.run(translated(cursor.to_list(BATCH_DOCUMENTS))):
                 for document in part:
                     yield document["_id"][len(path) + 1 :], checked(document)
         finally:
@@ -246,7 +218,7 @@ class MongoStore:
                     else:
                         self._serials[delta.session_id] = serial
         if written.litter:
-            self._sweep()
+            self._connection.sweep()
 
     async def _committed(self, plan: Planned, epoch: int, deadline_s: float) -> Writes | None:
         """Try once; return None if it is known that nothing was written and another try may help.
@@ -301,8 +273,9 @@ class MongoStore:
         )
         if fenced is None:
             raise Fenced(f"Another node has taken this processor; its epoch {epoch} is over.")
+        is_new, self._taken = self._is_new, None
         serials = self._serials
-        if looked_up := plan.sessions_of_unknown_serial(serials):
+        if looked_up := [] if is_new else plan.sessions_of_unknown_serial(serials):
             keys = [f"{self._processor_id}/{session_id}" for session_id in looked_up]
             found = self._database.sessions.find({"_id": {"$in": keys}}, {"serial": 1}, session=session)
             stored = {document["_id"].rpartition("/")[2]: document["serial"] for document in await found.to_list()}
@@ -321,38 +294,6 @@ class MongoStore:
                 with pymongo.timeout(ABORT_TIMEOUT_S):
                     await self._session.abort_transaction()
 
-    def _sweep(self) -> None:
-        """Sweep up garbage soon."""
-        if self._sweeper is None or self._sweeper.done():
-            self._sweeper = self._errands.start(self._swept())
-
-    async def _swept(self) -> None:
-        """Delete what belongs to nobody any more, of any processor. Broken off, it goes on at the next bind."""
-        with suppress(PyMongoError):
-            while garbage := await self._database.garbage.find({"v": SCHEMA_VERSION}).to_list(BATCH_DOCUMENTS):
-                for document in garbage:
-                    for collection in document["collections"]:
-                        await _emptied(self._database[collection], document["_id"])
-                    await self._database.garbage.delete_one({"_id": document["_id"]})
-
-
-async def _emptied(collection: AsyncCollection[Document], path: str) -> None:
-    """Delete everything under the path, a batch at a time."""
-    while True:
-        found = collection.find({"_id": under(path)}, {"_id": 1}, sort={"_id": 1}, limit=BATCH_DOCUMENTS)
-        part = await found.to_list()
-        if not part:
-            return
-        await collection.delete_many({"_id": {"$gte": part[0]["_id"], "$lte": part[-1]["_id"]}})
-
-
-async def _translated(work: Awaitable[T]) -> T:
-    """Return what the work does. Raises: StoreUnavailable for what the driver raises."""
-    try:
-        return await work
-    except PyMongoError as error:
-        raise unavailable(error) from error
-
 
 def _require_transient(error: PyMongoError, deadline_s: float) -> None:
     """Raises: StoreUnavailable, unless it was a passing trouble and there is time for another try."""
@@ -366,3 +307,32 @@ def _remaining_s(deadline_s: float) -> float:
 
 def _unknown(error: Exception) -> CommitUnknown:
     return CommitUnknown(f"MongoDB did not confirm a commit ({type(error).__name__}).")
+
+
+class MongoStores:
+    """Makes the stores of processors in one database; the first of them may find a connection made ahead of it."""
+
+    def __init__(self, url: str, database: str) -> None:
+        self._url = url
+        self._database = database
+        self._ahead: Connection | None = None
+
+    async def connect(self) -> None:
+        """Connect, for the next store. Raises: StoreUnavailable."""
+        connection = Connection(self._url, self._database)
+        try:
+            await connection.open()
+        except BaseException:
+            await connection.close()
+            raise
+        self._ahead = connection
+
+    def __call__(self, processor_id: str) -> MongoStore:
+        """Return the store of a processor. Raises: StoreUnavailable, for a bad URL."""
+        connection, self._ahead = self._ahead or Connection(self._url, self._database), None
+        return MongoStore(connection, processor_id)
+
+    async def close(self) -> None:
+        """Close the connection that no store has taken."""
+        if self._ahead is not None:
+            await self._ahead.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
@@ -103,6 +103,14 @@ def unavailable(error: PyMongoError) -> StoreUnavailable:
     if getattr(error, "code", None) == _OUT_OF_DISK_SPACE:
         return StoreFull("MongoDB has no room left; nothing was written.")
     return StoreUnavailable(f"MongoDB refused ({type(error).__name__}); check that it runs, its users, and MONGO_URL.")
+
+
+async def translated(work: Awaitable[T]) -> T:
+    """Return what the work does. Raises: StoreUnavailable for what the driver raises."""
+    try:
+        return await work
+    except PyMongoError as error:
+        raise unavailable(error) from error
 
 
 class Errands:

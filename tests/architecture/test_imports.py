@@ -56,6 +56,7 @@ RULES = (
     Rule(prefix="kato_node.api", own="kato_node.api", may=("fastapi", "starlette", "pydantic", "kato_node")),
     Rule(prefix="kato_node.settings", own="kato_node.settings", may=("kato_node.domain", "kato_node.wire")),
     Rule(prefix="kato_node.__main__", own="kato_node", may=("uvloop", "kato_node", "fastapi")),
+    Rule(prefix="kato_node.with_mongo", own="kato_node"),
     Rule(prefix="kato_gateway", own="kato_gateway", may=()),
     Rule(prefix="kato_gateway.domain", own="kato_gateway.domain", may=("container_manager.spec",), not_stdlib=PURE),
     Rule(
@@ -163,9 +164,6 @@ EXCEPTIONS: dict[str, dict[str, str]] = {
     "kato_gateway.nodes.client": {
         "aiohttp": "the control calls share the data plane's transport library",
         "pydantic": "reads the nodes' replies by the published messages",
-    },
-    "kato_node.__main__": {
-        "pymongo.errors": "explains a MONGO_URL that the driver refuses; imported only when there is one",
     },
     "kato_gateway.__main__": {
         "kato_node.settings": "says what is wrong with the defaults of nodes as with its own settings",

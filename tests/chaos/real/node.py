@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,19 +32,20 @@ def run(env: Mapping[str, str], sock: socket.socket) -> int:
     """Run a node; see kato_node.__main__.run."""
     home = Path(env["KATO_HOME"])
     bound: list[str] = []
-    opener = node_main._store_opener
+    stores = node_main._stores
 
-    def opening(settings: Settings) -> Callable[[str], Store]:
-        open_store = opener(settings)
+    @asynccontextmanager
+    async def harnessed(settings: Settings) -> AsyncIterator[Callable[[str], Store]]:
+        async with stores(settings) as open_store:
 
-        def opened(processor_id: str) -> Store:
-            bound.append(processor_id)
-            return ChaosStore(open_store(processor_id), home, processor_id)
+            def opened(processor_id: str) -> Store:
+                bound.append(processor_id)
+                return ChaosStore(open_store(processor_id), home, processor_id)
 
-        return opened
+            yield opened
 
     plant = PLANTS[name]() if (name := points.planted(home)) else nullcontext()
-    with plant, mock.patch.object(node_main, "_store_opener", opening), _replies_lost(home, bound):
+    with plant, mock.patch.object(node_main, "_stores", harnessed), _replies_lost(home, bound):
         return node_main.run(env, sock)
 
 

@@ -11,6 +11,7 @@ import pytest
 from kato_node.store.base import Store
 from kato_node.store.memory import MemoryDisk, MemoryStore
 from kato_node.store.mongo import MongoStore
+from kato_node.store.mongo_connection import Connection
 from kato_node.store.sqlite import SqliteStore
 from tests.conformance.node.stores import MakeStore, OpenStore
 
@@ -25,7 +26,7 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
         return lambda processor_id: SqliteStore(tmp_path / "processors" / f"{processor_id}.sqlite", processor_id)
     url: str = request.getfixturevalue("mongo_url")
     database: str = request.getfixturevalue("mongo_database")
-    return lambda processor_id: MongoStore(url, database, processor_id)
+    return lambda processor_id: MongoStore(Connection(url, database), processor_id)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from kato_node.node import BindSpec, Node
 from kato_node.store import mongo, mongo_client
 from kato_node.store.base import CommitUnknown, StoreFull, StoreUnavailable
 from kato_node.store.mongo import MongoStore
+from kato_node.store.mongo_connection import Connection
 from tests.conformance.node.stores import batch, record, write
 from tests.mongo import Client, StandIn
 from tests.unit.node.running import answers, frequency, key, observe_all, seen, stm
@@ -60,7 +61,7 @@ async def bound(server: Server) -> AsyncIterator[Node]:
     """Bind a node to a processor in the server; drain it afterwards."""
     node = Node(
         node_id="n",
-        open_store=lambda processor_id: MongoStore(server.url, server.database, processor_id),
+        open_store=lambda processor_id: MongoStore(Connection(server.url, server.database), processor_id),
         defaults=DEFAULT,
         limits=LIMITS,
     )
@@ -158,14 +159,15 @@ async def test_a_server_that_is_gone_is_out_of_reach(tmp_path: Path, monkeypatch
     monkeypatch.setattr(mongo, "OPERATION_TIMEOUT_S", 0.3)
     monkeypatch.setattr(mongo, "COMMIT_TIMEOUT_S", 0.3)
     with StandIn(tmp_path) as gone:
-        store = MongoStore(gone.url, "kato", "p")
+        store = MongoStore(Connection(gone.url, "kato"), "p")
         await store.open()
         await store.bind()
+        await store.commit(batch(write(None, record())), epoch=1)
     for call in (
         store.read_epoch(),
         store.load_session("s"),
         store.bind(),
-        store.commit(batch(write(None, record())), epoch=1),
+        store.commit(batch(write(record(), None)), epoch=1),
     ):
         with pytest.raises(StoreUnavailable, match="check that it runs"):
             await call
@@ -177,7 +179,7 @@ async def test_a_server_that_is_gone_is_out_of_reach(tmp_path: Path, monkeypatch
 async def test_a_server_without_transactions_is_refused(tmp_path: Path) -> None:
     """A standalone server cannot keep what a node promises, and is refused when the store is opened."""
     with StandIn(tmp_path, "--standalone") as standalone:
-        store = MongoStore(standalone.url, "kato", "p")
+        store = MongoStore(Connection(standalone.url, "kato"), "p")
         with pytest.raises(StoreUnavailable, match="replica set"):
             await store.open()
         await store.close()

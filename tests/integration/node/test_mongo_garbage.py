@@ -9,8 +9,9 @@ import pytest
 
 from kato_node.domain.learn import Pattern
 from kato_node.domain.ltm import CLEARED, LtmChange
-from kato_node.store import mongo
+from kato_node.store import mongo_connection
 from kato_node.store.mongo import MongoStore
+from kato_node.store.mongo_connection import Connection
 from tests.conformance.node.stores import RICH, batch, operation, record, write
 from tests.integration.node.mongo_nodes import bound_node, open_store
 from tests.mongo import Client
@@ -40,7 +41,7 @@ async def loaded(store: MongoStore) -> list[str]:
 @pytest.fixture
 def unswept(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Nothing is swept up, as if each node were killed at once; `undo` ends that."""
-    monkeypatch.setattr(MongoStore, "_sweep", lambda self: None)
+    monkeypatch.setattr(Connection, "sweep", lambda self: None)
     return monkeypatch
 
 
@@ -73,7 +74,7 @@ async def test_clear_all_writes_no_more_for_more_patterns(
 async def test_what_a_killed_node_left_is_swept_up_by_any_other(
     mongo_url: str, mongo_database: str, mongo_admin: Client, unswept: pytest.MonkeyPatch
 ) -> None:
-    """Garbage that nobody swept up is found by the next node that binds, whatever its processor."""
+    """Garbage that nobody swept up is found by the next node that starts, whatever its processor."""
     full = record(state=RICH, operations=(operation(1),))
     async with open_store(mongo_url, mongo_database) as store:
         epoch = (await store.bind()).epoch
@@ -90,7 +91,7 @@ async def test_sweeping_that_breaks_off_goes_on_later(
     mongo_url: str, mongo_database: str, mongo_admin: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whenever a sweep is broken off, what lives is untouched, and the next one finishes."""
-    monkeypatch.setattr(mongo, "BATCH_DOCUMENTS", 7)
+    monkeypatch.setattr(mongo_connection, "BATCH_DOCUMENTS", 7)
     for steps in range(0, 200, 20):
         async with open_store(mongo_url, mongo_database) as store:
             epoch = (await store.bind()).epoch

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import random
 from functools import cache
-from typing import Any
 
 import bson
 import pytest
-from pymongo import monitoring
 
 from kato_node.domain.learn import Pattern
 from kato_node.domain.limits import LIMITS
@@ -17,9 +15,11 @@ from kato_node.domain.ltm import LtmChange, pattern_bytes
 from kato_node.domain.state import EMPTY, Percept, SessionState
 from kato_node.store.base import StoreUnavailable
 from tests.conformance.node.stores import batch, operation, record, write
-from tests.integration.node.mongo_nodes import bound_node, open_store
+from tests.integration.node.mongo_nodes import Commands, bound_node, commands, open_store
 from tests.mongo import Client
 from tests.unit.node.running import observe_all
+
+__all__ = ["commands"]
 
 STRONG = {"w": "majority", "j": True, "wtimeout": 4_000}
 MAJORITY = {"level": "majority"}
@@ -30,31 +30,6 @@ WEAK = (
 WRITES = {"insert", "update", "delete", "findAndModify", "commitTransaction", "abortTransaction", "create"}
 READS = {"find", "aggregate", "count", "distinct"}
 DOCUMENT_BYTES_MAX = 16 * 1024 * 1024
-
-
-class Commands(monitoring.CommandListener):
-    """Every command that any client sends."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, dict[str, Any]]] = []
-
-    def started(self, event: monitoring.CommandStartedEvent) -> None:
-        self.seen.append((event.command_name, dict(event.command)))
-
-    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        """Nothing to note."""
-
-    def failed(self, event: monitoring.CommandFailedEvent) -> None:
-        """Nothing to note."""
-
-
-@pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
-    """The commands of the clients that are made from now on."""
-    found = Commands()
-    registered = monitoring._LISTENERS
-    monkeypatch.setattr(monitoring, "_LISTENERS", registered._replace(command_listeners=[found]))
-    return found
 
 
 @pytest.mark.parametrize("options", ["", WEAK])

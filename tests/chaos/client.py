@@ -77,9 +77,10 @@ class Client:
             call.tries += 1
             try:
                 answer = await self._line.call(self._plan, call.op, key)
-            except Broken:
-                pass
+            except Broken as broken:
+                call.last = repr(broken.__cause__ or broken)
             else:
+                call.last = str(answer)
                 if call.op.kind == "end" and call.tries > 1 and answer.code in _GONE:
                     return Answer()
                 if answer.code not in AGAIN and not (call.op.kind in {"create", "end"} and answer.code == "CONFLICT"):

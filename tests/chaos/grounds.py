@@ -44,7 +44,7 @@ def _sim(seeds: Sequence[int], _plant: str) -> Iterator[Outcome]:
         yield sim.run(seed)
 
 
-GROUNDS: Mapping[str, Ground] = {"sim": _sim, "real": real.run}
+GROUNDS: Mapping[str, Ground] = {"sim": _sim, "real": real.run, "docker": real.run_in_containers}
 SCENARIOS: Mapping[str, Callable[[Asked], Iterator[Outcome]]] = {
     "stream-kills": lambda asked: iter([stream.run(asked.seed, asked.runs)]),
 }

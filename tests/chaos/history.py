@@ -17,7 +17,7 @@ class Call:
         processor_id: of the session.
         invoked: when it was sent first; answered: when its client knew. Both count what happens in the run.
         answer: None: nobody answered, and its client has given up. It may have been applied, once, or not at all.
-        tries: how often it was sent.
+        tries: how often it was sent; last: what came of the last try.
     """
 
     session_id: str
@@ -27,9 +27,10 @@ class Call:
     answered: int | None = None
     answer: Answer | None = None
     tries: int = 0
+    last: str = ""
 
     def __str__(self) -> str:
-        told = "never answered" if self.answer is None else str(self.answer)
+        told = f"never answered, at last {self.last}" if self.answer is None else str(self.answer)
         return f"{self.session_id} [{self.invoked}-{self.answered}, {self.tries} x] {self.op} -> {told}"
 
 

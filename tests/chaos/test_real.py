@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.chaos.real import ground, stream
 
-RUNS = 5
+FILES = range(3)
+MONGO = range(50, 53)
+CONTAINERS = (0, 1)
 KILLS = 12
 
 
-def test_nothing_is_lost_by_real_processes() -> None:
-    """Drawn runs with real gateways, nodes, files and signals are clean."""
-    found = [outcome for outcome in ground.run(range(RUNS)) if not outcome.is_clean]
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("seeds", [FILES, MONGO], ids=["files", "mongo"])
+def test_nothing_is_lost_by_real_processes(seeds: range) -> None:
+    """Drawn runs with real gateways, nodes, signals, and files or the MongoDB protocol, are clean."""
+    found = [outcome for outcome in ground.run(seeds) if not outcome.is_clean]
+    assert not found, "\n".join(map(str, found))
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_by_containers() -> None:
+    """Drawn runs with nodes in containers are clean."""
+    found = [outcome for outcome in ground.run_in_containers(CONTAINERS) if not outcome.is_clean]
     assert not found, "\n".join(map(str, found))
 
 

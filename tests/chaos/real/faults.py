@@ -7,23 +7,18 @@ import contextlib
 import os
 import random
 import signal
-import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
-from kato_node.store.base import StoreError
-from kato_node.store.sqlite import SqliteStore
 from tests.chaos.plan import SessionPlan
 from tests.chaos.real import points
 from tests.chaos.real.home import Home
 from tests.chaos.real.line import RealLine
+from tests.chaos.real.storage import taken_over
 from tests.processes import fork_servers_of
-
-SPARE_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,11 +83,7 @@ async def _take_over(scene: Scene) -> None:
     """Somebody else takes the processor while its node stands still, and is gone when it goes on."""
     scene.line.hurry_s = 0.5
     async with _stopped(scene):
-        store = SqliteStore(_file(scene), scene.session.processor_id)
-        with contextlib.suppress(StoreError):
-            await store.open()
-            await store.bind()
-        await store.close()
+        await taken_over(scene.home.storage, scene.session.processor_id)
         await asyncio.sleep(min(scene.lasts_s, 0.3))
     scene.line.hurry_s = None
 
@@ -158,43 +149,16 @@ async def _hang_up(scene: Scene) -> None:
         scene.line.hurry_s = None
 
 
-async def _lock_storage(scene: Scene) -> None:
-    await _locked(scene, str(_file(scene)), scene.lasts_s)
+def _trouble(name: str) -> Happens:
+    """Return what goes wrong with the storage under that name."""
 
+    async def happens(scene: Scene) -> None:
+        async with scene.home.storage.troubles[name](scene.session.processor_id) as has_happened:
+            if has_happened:
+                scene.happened()
+                await asyncio.sleep(scene.lasts_s)
 
-async def _lock_registry(scene: Scene) -> None:
-    await _locked(scene, str(scene.home.path / "gateway.sqlite"), scene.lasts_s)
-
-
-async def _locked(scene: Scene, path: str, lasts_s: float) -> None:
-    """Hold a database's writer lock."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=0.0)
-    try:
-        with contextlib.suppress(sqlite3.OperationalError):
-            connection.execute("BEGIN IMMEDIATE")
-            scene.happened()
-            await asyncio.sleep(lasts_s)
-            connection.execute("ROLLBACK")
-    finally:
-        connection.close()
-
-
-async def _fill_disk(scene: Scene) -> None:
-    """Nothing is left of a small disk; a large one is left alone."""
-    home = scene.home.path
-    facts = os.statvfs(home)
-    free = facts.f_bavail * facts.f_frsize
-    if free > 64 * SPARE_BYTES:
-        return
-    ballast = home / "ballast"
-    try:
-        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
-        scene.happened()
-        await asyncio.sleep(scene.lasts_s)
-    finally:
-        ballast.unlink(missing_ok=True)
+    return happens
 
 
 async def _lost_answer(scene: Scene) -> None:
@@ -202,30 +166,34 @@ async def _lost_answer(scene: Scene) -> None:
     scene.happened()
 
 
-def _file(scene: Scene) -> Path:
-    return scene.home.path / "processors" / f"{scene.session.processor_id}.sqlite"
-
-
-ON_PROCESSES: Mapping[str, Happens] = {
+ANYWHERE: Mapping[str, Happens] = {
     "kill-node": _kill_node,
     "drain-node": _drain_node,
     "stop-node": _stop_node,
+    "take-over": _take_over,
     "kill-gateway": _kill_gateway,
     "kill-in-recovery": _kill_in_recovery,
     "stop-gateway": _stop_gateway,
+    "lost-answer": _lost_answer,
+}
+ON_PROCESSES: Mapping[str, Happens] = {
+    **ANYWHERE,
     "kill-fork-server": _kill_fork_server,
     **{point: _at(point) for point in points.POINTS},
     "slow-storage": _slow_storage,
     "hang-up": _hang_up,
-    "lost-answer": _lost_answer,
 }
-ON_SQLITE: Mapping[str, Happens] = {
-    "take-over": _take_over,
-    "lock-storage": _lock_storage,
-    "lock-registry": _lock_registry,
-    "fill-disk": _fill_disk,
-}
-FAULTS: Mapping[str, Happens] = {**ON_PROCESSES, **ON_SQLITE}
-# What costs a gateway's start less often.
-_CHEAP = ("kill-node", "before-commit", "after-commit", "lost-commit-reply", "lost-reply", "hang-up")
-DRAWN = (*FAULTS, *_CHEAP, *_CHEAP, "take-over", "stop-node")
+# What costs a gateway's start is drawn less often than these.
+CHEAP = ("kill-node", "before-commit", "after-commit", "lost-commit-reply", "lost-reply", "hang-up", "take-over")
+
+
+def faults_of(home: Home) -> Mapping[str, Happens]:
+    """Return all that can go wrong in that home, by name; the same for all homes of its kind."""
+    troubles = {name: _trouble(name) for name in home.storage.troubles}
+    return {**(ANYWHERE if home.in_containers else ON_PROCESSES), **troubles}
+
+
+def drawn_from(home: Home) -> Sequence[str]:
+    """Return the names to draw from."""
+    faults = faults_of(home)
+    return [*faults, *(name for name in (*CHEAP, *CHEAP) if name in faults)]

@@ -6,13 +6,10 @@ import asyncio
 import contextlib
 import os
 import random
-import shutil
 import signal
-import subprocess
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import aiohttp
@@ -24,37 +21,73 @@ from tests.chaos.history import History
 from tests.chaos.operations import Op
 from tests.chaos.plan import Fault, Plan, drawn
 from tests.chaos.real import points
-from tests.chaos.real.faults import DRAWN, FAULTS, Scene
+from tests.chaos.real.faults import Scene, drawn_from, faults_of
 from tests.chaos.real.home import POOL, Home, eventually, identity, serving
-from tests.chaos.real.line import DOORS, RealLine
+from tests.chaos.real.line import DOORS, DOORS_OF_CONTAINERS, RealLine
+from tests.chaos.real.storage import SqliteFiles, Storage, directory, mongo, mongo_of_containers
 from tests.chaos.report import Outcome
+from tests.engine import IMAGE
 
 BATCH = 25
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
+"""What a gateway that was killed had locked in MongoDB is locked until its transaction's time is over: 60 s as a rule."""
 GONE_WITHIN_S = 15.0
 INTENT_S = LifecyclePolicy().start_timeout_s + INTENT_SLACK_S + LifecyclePolicy().sweep_interval_s
 LASTS_S_MAX = 2.0
 OPERATION_S = 0.02
 """About how long an operation takes: within it faults are spread."""
-DISK_BYTES = 96 * 2**20
 
 
-def run(seeds: Sequence[int], plant: str = "", **settings: str) -> Iterator[Outcome]:
-    """Run the plans of these seeds, on a small disk of its own every second batch of them."""
+def run(seeds: Sequence[int], plant: str = "") -> Iterator[Outcome]:
+    """Run the plans of these seeds on processes: 25 with files, 25 with files on a small disk, 25 with MongoDB, …"""
+    kinds = (_on_files, _on_small_disk, _on_mongo)
+    for block, batch in groupby(seeds, lambda seed: seed // BATCH):
+        yield from asyncio.run(kinds[block % len(kinds)](list(batch), plant))
+
+
+def run_in_containers(seeds: Sequence[int], _plant: str = "") -> Iterator[Outcome]:
+    """Run the plans of these seeds on Docker. Raises: RuntimeError without an engine and the images."""
     for first in range(0, len(seeds), BATCH):
-        batch = seeds[first : first + BATCH]
-        with _disk(small=first // BATCH % 2 == 1) as path:
-            if plant:
-                points.plant(path / "home", plant)
-            yield from asyncio.run(_batch(batch, path, settings))
+        yield from asyncio.run(_in_containers(seeds[first : first + BATCH]))
 
 
-async def _batch(seeds: Sequence[int], path: Path, settings: Mapping[str, str]) -> list[Outcome]:
+async def _on_files(seeds: Sequence[int], plant: str, *, small_disk: bool = False) -> list[Outcome]:
+    with directory(small_disk=small_disk) as path:
+        return await _batch(seeds, path, SqliteFiles(path / "home"), plant=plant)
+
+
+async def _on_small_disk(seeds: Sequence[int], plant: str) -> list[Outcome]:
+    return await _on_files(seeds, plant, small_disk=True)
+
+
+async def _on_mongo(seeds: Sequence[int], plant: str) -> list[Outcome]:
+    with directory(small_disk=False) as path:
+        async with mongo(path) as storage:
+            return await _batch(seeds, path, storage, plant=plant)
+
+
+async def _in_containers(seeds: Sequence[int]) -> list[Outcome]:
+    with directory(small_disk=False) as path, mongo_of_containers(IMAGE) as storage:
+        return await _batch(seeds, path, storage, ground="docker", doors=DOORS_OF_CONTAINERS)
+
+
+async def _batch(
+    seeds: Sequence[int],
+    path: Path,
+    storage: Storage,
+    *,
+    plant: str = "",
+    ground: str = "real",
+    doors: Sequence[str] = DOORS,
+) -> list[Outcome]:
+    if plant:
+        points.plant(path / "home", plant)
     outcomes = []
-    async with serving(path / "home", **settings) as home, aiohttp.ClientSession() as http:
+    async with serving(path / "home", storage) as home, aiohttp.ClientSession() as http:
         for seed in seeds:
-            plan = drawn(seed, doors=DOORS, faults=DRAWN, prefix=f"r{seed}-", lasts_s_max=LASTS_S_MAX)
-            outcomes.append(await Run(plan, home, http).outcome())
+            names = drawn_from(home)
+            plan = drawn(seed, doors=doors, faults=names, prefix=f"r{seed}-", lasts_s_max=LASTS_S_MAX)
+            outcomes.append(await Run(plan, home, http, ground=ground).outcome())
         outcomes[-1] = await _ended(outcomes[-1], home)
     return outcomes
 
@@ -65,6 +98,7 @@ async def _ended(last: Outcome, home: Home) -> Outcome:
     with contextlib.suppress(AssertionError):
         await eventually(lambda: not home.processes(), "the end of every process", within_s=GONE_WITHIN_S)
     words = [f"orphan: {' '.join(process.cmdline())[:200]} outlived everything" for process in home.processes()]
+    words += [f"orphan: node {node_id} outlived everything" for node_id in await home.nodes()]
     if status != 0:
         words.append(f"the gateway ended with {status}")
     return last.also(orphans=len(words), words=words)
@@ -145,7 +179,7 @@ class Run:
             node_pid=self._node_pid,
             happened=lambda: self._happened.append(str(fault)),
         )
-        await FAULTS[fault.name](scene)
+        await faults_of(self._home)[fault.name](scene)
 
     async def _heal(self) -> None:
         """Wait for the end of whatever goes wrong, and end the run's nodes: what is found then is what was stored."""
@@ -170,8 +204,8 @@ class Run:
                 known = await reply.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, ValueError, OSError):
             return None
-        lock = self._home.nodes().get(str(known.get("node_id", "")))
-        return None if lock is None else lock.pid
+        node = (await self._home.nodes()).get(str(known.get("node_id", "")))
+        return (node.pid or None) if node is not None else None
 
     async def _epochs(self) -> list[str]:
         """Ask every node whom it serves; return words for each processor that two of them serve."""
@@ -179,7 +213,7 @@ class Run:
 
         async def one_each() -> bool:
             owners.clear()
-            served = [await self._served(lock.port) for lock in self._home.nodes().values()]
+            served = [await self._served(node.port) for node in (await self._home.nodes()).values()]
             owners.update(name for name in served if name is not None)
             return max(owners.values(), default=0) <= 1
 
@@ -198,29 +232,14 @@ class Run:
     async def _orphans(self) -> tuple[int, list[str]]:
         """Wait until only the pool is left; return how many others were there late, and words for those that stay."""
 
+        async def is_pool() -> bool:
+            return len(await self._home.nodes()) <= POOL
+
         async def above_pool(within_s: float) -> int:
             with contextlib.suppress(AssertionError):
-                await eventually(lambda: len(self._home.nodes()) <= POOL, "only the pool", within_s=within_s)
-            return max(0, len(self._home.nodes()) - POOL)
+                await eventually(is_pool, "only the pool", within_s=within_s)
+            return max(0, len(await self._home.nodes()) - POOL)
 
         late = await above_pool(GONE_WITHIN_S)
         left = await above_pool(INTENT_S) if late else 0
-        return late, [f"orphan: one of {sorted(self._home.nodes())}"] * left
-
-
-@contextmanager
-def _disk(*, small: bool) -> Iterator[Path]:
-    """Yield a directory: on the disk, or on a small one of its own where that can be mounted."""
-    path = Path(tempfile.mkdtemp(prefix="kato-chaos-"))
-    mounted = (
-        small
-        and not subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(path)], check=False, capture_output=True
-        ).returncode
-    )
-    try:
-        yield path
-    finally:
-        if mounted:
-            subprocess.run(["umount", "-l", str(path)], check=False, capture_output=True)
-        shutil.rmtree(path, ignore_errors=True)
+        return late, [f"orphan: one of {sorted(await self._home.nodes())}"] * left

@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
@@ -19,6 +20,8 @@ import psutil
 
 import kato_node
 from container_manager.runtimes import lockfiles
+from tests.chaos.real.storage import Storage
+from tests.engine import docker
 
 ROOT = Path(kato_node.__file__).parents[1]
 PATIENCE_S = 60.0
@@ -26,21 +29,31 @@ POOL = 2
 _POLL_S = 0.02
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A node that lives: its process on this host, and the port at which this host reaches it."""
+
+    pid: int
+    port: int
+
+
 class Home:
     """One gateway after the other, and their nodes.
 
     Attributes:
+        storage: what they store in.
         url: of the gateway, the same for all of them.
         log: what they and their nodes have said.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, str]) -> None:
+    def __init__(self, path: Path, storage: Storage, settings: Mapping[str, str]) -> None:
         self.path = path
+        self.storage = storage
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self._port}"
         self.log = path.parent / f"{path.name}.log"
-        self._settings = settings
+        self._settings = {**storage.settings, **settings}
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -50,10 +63,33 @@ class Home:
         process = self._process
         return psutil.Process(process.pid) if process is not None and process.returncode is None else None
 
-    def nodes(self) -> dict[str, lockfiles.LockRecord]:
-        """Return what the lock files say of the nodes that live, by id."""
+    @property
+    def in_containers(self) -> bool:
+        """Whether its nodes are containers."""
+        return self._settings.get("RUNTIME") == "docker"
+
+    async def nodes(self) -> dict[str, Running]:
+        """Return the nodes that live, by id."""
+        if self.in_containers:
+            return await asyncio.to_thread(self._containers)
         traces = lockfiles.look_at_all(lockfiles.run_dir(self.path))
-        return {trace.node_id: trace.record for trace in traces if trace.life == "alive" and trace.record is not None}
+        records = [trace.record for trace in traces if trace.life == "alive" and trace.record is not None]
+        return {record.node_id: Running(pid=record.pid, port=record.port) for record in records}
+
+    def _containers(self) -> dict[str, Running]:
+        """Ask the engine, dead containers included: they have no pid."""
+        try:
+            label = f"label=kato.deployment={(self.path / 'deployment').read_text().strip()}"
+            ids = docker("ps", "--all", "--quiet", "--filter", label).split()
+            found = json.loads(docker("inspect", *ids)) if ids else []
+        except (OSError, RuntimeError):  # one of them went meanwhile
+            return self._containers() if (self.path / "deployment").exists() else {}
+        nodes = {}
+        for container in found:
+            ports = (container["NetworkSettings"]["Ports"] or {}).get("8000/tcp") or [{"HostPort": "0"}]
+            running = Running(pid=container["State"]["Pid"], port=int(ports[0]["HostPort"]))
+            nodes[container["Config"]["Labels"]["kato.node"]] = running
+        return nodes
 
     def processes(self) -> list[psutil.Process]:
         """Return every process of this home."""
@@ -115,14 +151,16 @@ class Home:
 
 
 @asynccontextmanager
-async def serving(path: Path, **settings: str) -> AsyncIterator[Home]:
+async def serving(path: Path, storage: Storage, **settings: str) -> AsyncIterator[Home]:
     """Serve in a home; afterwards the caller sees to what is left, and what is left then is killed."""
-    home = Home(path, settings)
+    home = Home(path, storage, settings)
     try:
         await home.start()
         yield home
     finally:
         home.abandon()
+        if kept := os.environ.get("CHAOS_LOGS"):
+            shutil.copy(home.log, Path(kept) / f"{path.parent.name}.log")
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -15,6 +15,7 @@ from tests.chaos.operations import Op
 from tests.chaos.plan import SessionPlan
 
 DOORS = ("http", "http", "socket", "node")
+DOORS_OF_CONTAINERS = ("http", "http", "socket")  # their nodes ask for a session's token
 CALL_TIMEOUT_S = 20.0
 _NOT_THERE = frozenset({"SESSION_NOT_FOUND", "WRONG_NODE", "PROCESSOR_FENCED", "RUNTIME_UNAVAILABLE", "NOT_FOUND"})
 _BROKEN = (aiohttp.ClientError, OSError, TimeoutError, ValueError)

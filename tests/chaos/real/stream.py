@@ -17,7 +17,6 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 
 import aiohttp
 
@@ -28,6 +27,7 @@ from tests.chaos.operations import Op
 from tests.chaos.plan import MOTIFS
 from tests.chaos.real import points
 from tests.chaos.real.home import PATIENCE_S, Home, eventually, serving
+from tests.chaos.real.storage import SqliteFiles, directory
 from tests.chaos.report import Outcome
 
 SESSION = "stream"
@@ -37,14 +37,14 @@ AFTER_COMMIT = "between commit and reply"
 SPACING = (3, 20)
 
 
-def run(seed: int, kills: int, **settings: str) -> Outcome:
+def run(seed: int, kills: int) -> Outcome:
     """Kill so many nodes under one client; return what came of it."""
-    with TemporaryDirectory(prefix="kato-chaos-") as path:
-        return asyncio.run(_run(seed, kills, Path(path), settings))
+    with directory(small_disk=False) as path:
+        return asyncio.run(_run(seed, kills, path))
 
 
-async def _run(seed: int, kills: int, path: Path, settings: dict[str, str]) -> Outcome:
-    async with serving(path / "home", **settings) as home, aiohttp.ClientSession() as http:
+async def _run(seed: int, kills: int, path: Path) -> Outcome:
+    async with serving(path / "home", SqliteFiles(path / "home")) as home, aiohttp.ClientSession() as http:
         async with http.post(f"{home.url}/sessions", json={"session_id": SESSION, "node_id": SESSION}) as reply:
             assert reply.status == 201, await reply.text()
         stream = Stream(home, http)
@@ -141,34 +141,39 @@ async def _killed(stream: Stream, home: Home, chance: random.Random, kills: int)
         wanted = stream.answered + chance.randint(*SPACING)
         await eventually(lambda wanted=wanted: stream.answered >= wanted, "answers after a kill")  # type: ignore[misc]
         if count % AFTER_COMMIT_EVERY == 0:
-            known = set(home.nodes())
+            known = set(await home.nodes())
             points.order(home.path, SESSION, "after-commit")
-            await eventually(lambda known=known: known - set(home.nodes()), "a node's end")  # type: ignore[misc]
+
+            async def has_ended(known: set[str] = known) -> bool:
+                return bool(known - set(await home.nodes()))
+
+            await eventually(has_ended, "a node's end")
             stream.kills.append(AFTER_COMMIT)
             continue
         share = chance.random()
         await asyncio.sleep(share * median(stream.durations_s))
-        pid = _pid(home)
+        pid = await _pid(home)
         if pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 stream.kills.append(f"at {share:.2f} of an operation")
 
 
-def _pid(home: Home) -> int | None:
+async def _pid(home: Home) -> int | None:
     """Return the pid of the stream's node: the one that has the processor's file open."""
-    name = f"{SESSION}.sqlite"
-    for lock in home.nodes().values():
-        with suppress(OSError):
-            links = Path(f"/proc/{lock.pid}/fd").iterdir()
-            if any(Path(str(link.readlink())).name == name for link in links):
-                return lock.pid
-    return None
+    pids = [node.pid for node in (await home.nodes()).values()]
+    return next((pid for pid in pids if _has_open(pid, f"{SESSION}.sqlite")), None)
+
+
+def _has_open(pid: int, name: str) -> bool:
+    with suppress(OSError):
+        return any(Path(str(link.readlink())).name == name for link in Path(f"/proc/{pid}/fd").iterdir())
+    return False
 
 
 async def _read(stream: Stream, home: Home, http: aiohttp.ClientSession) -> None:
     """Ask for all that is there in the end, of a node that knows it from storage alone."""
-    pid = _pid(home)
+    pid = await _pid(home)
     if pid is not None:
         os.kill(pid, signal.SIGKILL)
     names = {

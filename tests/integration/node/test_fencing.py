@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -192,3 +194,20 @@ async def test_leaps_of_the_wall_clock_change_nothing(tmp_path: Path) -> None:
         assert 0 <= told["uptime"] < 3600
         node.process.send_signal(signal.SIGTERM)
         assert await node.ended() == 0
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("unshare") is None, reason="only root may have a clock of its own"
+)
+async def test_the_time_of_a_suspended_machine_counts() -> None:
+    """What a node goes by is the clock that a suspension does not stop: where that one is a year ahead of the other,
+    as after a year of sleep, the node is on that one's side.
+    """
+    year_s = 31_536_000
+    script = "import time; from kato_node.node import boot_clock_s; print(boot_clock_s() - time.monotonic())"
+    process = await asyncio.create_subprocess_exec(
+        *("unshare", "--time", "--boottime", str(year_s), "--fork", sys.executable, "-c", script),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await process.communicate()
+    assert float(output) > year_s - 1

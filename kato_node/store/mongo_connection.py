@@ -33,8 +33,10 @@ class Connection:
         self._heartbeats = Heartbeats()
         try:
             self.client = connected(url, self._heartbeats)
-        except (PyMongoError, ValueError) as error:
-            raise StoreUnavailable(f"MONGO_URL: {error}") from error
+        except (PyMongoError, ValueError) as error:  # its words may hold the password
+            message = f"MONGO_URL: the driver does not take it ({type(error).__name__})"
+            advice = "special characters of name and password are to be percent-encoded"
+            raise StoreUnavailable(f"{message}; {advice}.") from None
         self.database = self.client[database]
         self.session = self.client.start_session()
         self.errands = Errands()

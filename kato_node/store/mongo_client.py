@@ -31,6 +31,9 @@ TRANSIENT = "TransientTransactionError"
 UNKNOWN = "UnknownTransactionCommitResult"
 
 _OUT_OF_DISK_SPACE = 14031
+# What passes: LockTimeout, MaxTimeMSExpired, WriteConflict, ReadConcernMajorityNotAvailableYet, SnapshotUnavailable,
+# ExceededTimeLimit. A transaction that an owner with another user left open, and a server that was just started.
+_PASSING = frozenset({24, 50, 112, 134, 246, 262})
 
 
 class Heartbeats(ServerHeartbeatListener):
@@ -90,6 +93,7 @@ def connected(url: str, heartbeats: Heartbeats) -> AsyncMongoClient[Document]:
         waitQueueTimeoutMS=_ms(OPERATION_TIMEOUT_S),
         heartbeatFrequencyMS=_ms(HEARTBEAT_S),
         serverMonitoringMode="poll",  # one connection less for each node; a failed command asks again at once
+        minPoolSize=0,
         maxPoolSize=POOL_SIZE_MAX,
         appname="kato-node",
         event_listeners=[heartbeats],
@@ -98,9 +102,10 @@ def connected(url: str, heartbeats: Heartbeats) -> AsyncMongoClient[Document]:
 
 def unavailable(error: PyMongoError) -> StoreUnavailable:
     """Return what the error means where it is known that nothing was written."""
-    if isinstance(error, ConnectionFailure):
+    code = getattr(error, "code", None)
+    if isinstance(error, ConnectionFailure) or error.timeout or code in _PASSING:
         return StoreUnreachable(f"MongoDB is out of reach ({type(error).__name__}); check that it runs, and MONGO_URL.")
-    if getattr(error, "code", None) == _OUT_OF_DISK_SPACE:
+    if code == _OUT_OF_DISK_SPACE:
         return StoreFull("MongoDB has no room left; nothing was written.")
     return StoreUnavailable(f"MongoDB refused ({type(error).__name__}); check that it runs, its users, and MONGO_URL.")
 

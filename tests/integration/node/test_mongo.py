@@ -15,7 +15,7 @@ from kato_node.domain.config import DEFAULT
 from kato_node.domain.limits import LIMITS
 from kato_node.node import BindSpec, Node
 from kato_node.store import mongo, mongo_client
-from kato_node.store.base import CommitUnknown, StoreFull, StoreUnavailable
+from kato_node.store.base import CommitUnknown, StoreFull, StoreUnavailable, StoreUnreachable
 from kato_node.store.mongo import MongoStore
 from kato_node.store.mongo_connection import Connection
 from tests.conformance.node.stores import batch, record, write
@@ -142,6 +142,18 @@ async def test_a_full_disk_is_told_apart(server: Server) -> None:
             await node.service.observe(None, seen("b"))
         await observe_all(node, None, "c")
         assert await stm(node) == [["a"], ["c"]]
+
+
+@pytest.mark.parametrize("code", [24, 50, 112, 134, 246, 262])
+async def test_what_passes_by_itself_is_waited_for(server: Server, code: int) -> None:
+    """A server that was just started, or whose locks somebody still holds, is asked again, and does not end a start."""
+    server.fail("findAndModify", times=None, errorCode=code)
+    with pytest.raises(StoreUnreachable):
+        async with bound(server):
+            pass
+    server.recover()
+    async with bound(server) as node:
+        await observe_all(node, None, "a")
 
 
 async def test_a_user_who_may_not_end_sessions_binds(server: Server) -> None:

@@ -43,7 +43,8 @@ TRANSACTION_MAX_S = 60.0  # after which a server ends one that it hears no more 
 RETRY_AFTER_S = 2.0
 ENDING_WAIT_S = 0.5
 
-_REFUSALS = frozenset({13, 18})  # Unauthorized, AuthenticationFailed: waiting does not help
+# Unauthorized, AuthenticationFailed, and how a hosted one says that: waiting does not help.
+_REFUSALS = frozenset({13, 18, 8000})
 _LIVING_NODES = sorted(state.value for state in NodeState if state is not NodeState.ENDED)
 
 _log = logging.getLogger(__name__)
@@ -229,8 +230,9 @@ class MongoRegistry:
     async def _connected(self) -> Connection:
         try:
             connection = Connection(self._url, self.database, timeout_s=self._timeout_s)
-        except ValueError as error:
-            raise RegistryUnavailable("MONGO_URL is no address of a MongoDB.") from error
+        except (PyMongoError, ValueError) as error:  # its words may hold the password
+            message = f"MONGO_URL is no address of a MongoDB: the driver does not take it ({type(error).__name__})."
+            raise RegistryUnavailable(message) from None
         try:
             await prepare(connection.database)
         except BaseException:

@@ -48,6 +48,7 @@ class Connection:
             connectTimeoutMS=_ms(CONNECT_TIMEOUT_S),
             serverSelectionTimeoutMS=_ms(timeout_s),
             serverMonitoringMode="poll",  # a failed command asks again at once
+            minPoolSize=0,
             maxPoolSize=CONNECTIONS_MAX,
             appname="kato-gateway",
             event_listeners=[self._heartbeats],

@@ -19,13 +19,16 @@ from pymongo import IndexModel, ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import CollectionInvalid
+from pymongo.errors import CollectionInvalid, OperationFailure
 
 from kato_gateway.domain.errors import RegistryUnavailable
 from kato_gateway.domain.sessions import HOLDING_STATES, NodeRecord
 from kato_gateway.registry.documents import Document, Plain, node_document
 
 VERSION = 1
+UNINITIATED_RETRY_S = 2.0
+
+_NAMESPACE_EXISTS = 48
 
 Stored: TypeAlias = dict[str, Any]
 Database: TypeAlias = AsyncDatabase[Stored]
@@ -69,6 +72,9 @@ async def prepare(database: Database) -> None:
     """
     hello = await database.client.admin.command("hello")
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        if hello.get("isreplicaset"):
+            message = "MongoDB is a replica set that was not initiated yet: run rs.initiate()."
+            raise RegistryUnavailable(message, retry_after_s=UNINITIATED_RETRY_S)
         raise RegistryUnavailable("MongoDB is not a replica set; start it as one (one member is enough).")
     known(await put(database[FACTS], {"_id": "/schema"}, {"$max": {"schema": VERSION}}))
     found = set(await database.list_collection_names())
@@ -118,5 +124,8 @@ def known(stored: Stored) -> Stored:
 async def _make(database: Database, name: str) -> None:
     try:
         await database.create_collection(name)
-    except CollectionInvalid:  # another gateway was quicker
-        return
+    except CollectionInvalid:
+        pass  # another gateway was quicker
+    except OperationFailure as error:
+        if error.code != _NAMESPACE_EXISTS:  # the same, later
+            raise

@@ -7,7 +7,8 @@ import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from types import SimpleNamespace
+from typing import Any, TypeAlias, TypeVar, cast
 
 import pytest
 from pymongo import AsyncMongoClient, MongoClient
@@ -26,7 +27,7 @@ from kato_gateway.domain.sessions import (
     pooled,
     slid,
 )
-from kato_gateway.registry import mongo, mongo_client
+from kato_gateway.registry import mongo, mongo_client, mongo_schema
 from kato_gateway.registry.base import (
     Change,
     Leftover,
@@ -387,21 +388,42 @@ async def eventually(call: Callable[[], Awaitable[T]]) -> T:
             continue
 
 
-@pytest.mark.parametrize("url", ["mongodb://127.0.0.1:99999/", "http://127.0.0.1/", "mongodb://"])
-async def test_an_address_that_is_none_is_refused(url: str) -> None:
-    """Opening says which setting is wrong, and not what it holds: there may be a password in it."""
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mongodb://127.0.0.1:99999/",
+        "http://127.0.0.1/",
+        "mongodb://",
+        "mongodb://ann:se/cret@127.0.0.1/",
+        "mongodb://127.0.0.1/?readPreferenceTags=dc:cret",
+        "mongodb://127.0.0.1/?fsync=true",
+    ],
+)
+async def test_an_address_that_is_none_is_refused(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Opening says for good which setting is wrong, and not what it holds: there may be a password in it."""
     with pytest.raises(RegistryUnavailable, match="MONGO_URL") as caught:
         await MongoRegistry(url, "kato").open()
-    assert url not in str(caught.value)
+    assert caught.value.retry_after_s is None
+    for text in (str(caught.value), caplog.text):
+        assert url not in text
+        assert "cret" not in text
 
 
-async def test_a_refused_user_is_told_from_a_passing_trouble(opened: Opened, fail: Fail) -> None:
+@pytest.mark.parametrize("code", [13, 18, 8000])
+async def test_a_refused_user_is_told_from_a_passing_trouble(opened: Opened, fail: Fail, code: int) -> None:
     """A user without the right is a setting to correct, and time alone does not help."""
     registry = await opened()
-    fail("find", times=1, errorCode=13)
+    fail("find", times=1, errorCode=code)
     with pytest.raises(RegistryUnavailable, match="refuses the user") as caught:
         await registry.session("s")
     assert caught.value.retry_after_s is None
+
+
+async def test_two_gateways_may_prepare_a_database_at_once(opened: Opened, fail: Fail) -> None:
+    """Whoever is told that a collection has been made meanwhile goes on."""
+    fail("create", times=1, errorCode=48)
+    registry = await opened()
+    assert await registry.apply([creating(session("s"))])
 
 
 @pytest.mark.usefixtures("nothing_left")
@@ -425,6 +447,18 @@ async def test_a_server_that_cannot_be_used_is_refused_at_the_start(tmp_path: Pa
         await registry.close()
     with pytest.raises(RegistryUnavailable, match="closed"):
         await registry.apply([])
+
+
+async def test_a_replica_set_that_is_still_being_made_is_waited_for() -> None:
+    """A member of a set that nobody has initiated yet is no server of the wrong kind: it is asked again."""
+
+    async def hello(_command: str) -> dict[str, object]:
+        return {"ok": 1.0, "isWritablePrimary": False, "isreplicaset": True}  # as a mongod --replSet says at first
+
+    database = SimpleNamespace(client=SimpleNamespace(admin=SimpleNamespace(command=hello)))
+    with pytest.raises(RegistryUnavailable, match="initiate") as caught:
+        await mongo_schema.prepare(cast("mongo_schema.Database", database))
+    assert caught.value.retry_after_s is not None
 
 
 async def test_a_caller_may_leave_at_any_moment(opened: Opened) -> None:

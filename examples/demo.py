@@ -217,8 +217,11 @@ def main() -> None:
     arguments = parser.parse_args()
     with gateway(arguments.url) as url, httpx.Client(base_url=url, timeout=60) as client:
         print(f"KATO gateway at {url}")
-        two_users(client)
-        bach(client, arguments.works)
+        try:
+            two_users(client)
+            bach(client, arguments.works)
+        except httpx.TransportError as error:
+            raise SystemExit(f"no gateway at {url} ({error}): start one with `make up`, or leave --url out") from None
 
 
 if __name__ == "__main__":

@@ -7,7 +7,10 @@ import httpx
 GATEWAY = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000"
 
 with httpx.Client(base_url=GATEWAY) as kato:
-    session = kato.post("/sessions", json={"user_id": "alice"}).raise_for_status().json()
+    try:
+        session = kato.post("/sessions", json={"user_id": "alice"}).raise_for_status().json()
+    except httpx.TransportError as error:
+        sys.exit(f"no gateway at {GATEWAY} ({error}): start one with `make up`, or name the address of another")
     path = f"/sessions/{session['session_id']}"
     for word in ("a", "b", "c"):
         kato.post(f"{path}/observe", json={"strings": [word]}).raise_for_status()

@@ -7,6 +7,11 @@ step() { printf '\n# %s\n' "$*"; }
 call() { curl --silent --show-error --fail-with-body "$@"; echo; }
 json() { python3 -c "import json, sys; print(json.load(sys.stdin)$1)"; }
 
+if ! curl --silent "$kato/health" > /dev/null; then
+  echo "no gateway at $kato: start one with \`make up\`, or name the address of another" >&2
+  exit 1
+fi
+
 step "a session, with a node of its own"
 session=$(curl --silent --show-error --fail-with-body "$kato/sessions" --json '{"user_id": "alice"}')
 id=$(json "['session_id']" <<<"$session")

@@ -75,3 +75,14 @@ def test_the_examples_run(address: str, example: str) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "b98534b32c1d7489d4ce1a48724aa65aeecbdba9" in done.stdout
+
+
+@pytest.mark.parametrize("example", ["quickstart.py", "walkthrough.sh"])
+def test_an_example_without_a_gateway_says_so_in_one_line(example: str) -> None:
+    """Where nothing listens, an example ends with one line that says what to do."""
+    program = [sys.executable] if example.endswith(".py") else ["bash"]
+    command = [*program, str(ROOT / "examples" / example), "http://127.0.0.1:1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert re.fullmatch(r"no gateway at http://127.0.0.1:1\b.*: start one with `make up`.*\n", done.stderr)

@@ -16,13 +16,16 @@ import httpx
 from websockets.sync.client import ClientConnection, connect
 
 from kato_node.wire.strict_json import Json
+from kato_node.wire.tokens import node_secret
 from tests.e2e.gateway_process import gateway
 
 METHODS = ("get", "put", "post", "delete", "patch")
-SECRET = "the-secret-of-this-deployment"
+DEPLOYMENT_SECRET = "the-secret-of-this-deployment"
+SECRET = node_secret(DEPLOYMENT_SECRET, "node-1")
 _RUN_NODE = (
     "import socket, sys; from kato_node.__main__ import run;"
-    "sys.exit(run({'PROCESSOR_ID': 'p', 'KATO_HOME': sys.argv[1], 'DEPLOYMENT_SECRET_FILE': sys.argv[2]},"
+    "sys.exit(run({'NODE_ID': 'node-1', 'PROCESSOR_ID': 'p', 'KATO_HOME': sys.argv[1],"
+    " 'DEPLOYMENT_SECRET_FILE': sys.argv[2]},"
     " socket.socket(fileno=int(sys.argv[3]))))"
 )
 
@@ -90,7 +93,7 @@ def running_node(home: Path) -> Iterator[Service]:
     """Run a static node on an embedded store; at the end it drains and exits 0."""
     home.mkdir(parents=True)
     secret = home / "secret"
-    secret.write_text(SECRET)
+    secret.write_text(DEPLOYMENT_SECRET)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         number = listener.fileno()

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.contract.published.calls import answered, code_of, example, fields, filled, sent, state
-from tests.contract.published.services import METHODS, SECRET, Call, Service
+from tests.contract.published.services import DEPLOYMENT_SECRET, METHODS, SECRET, Call, Service
 
 BODY_BYTES_MAX = 16 * 2**20
 KNOWN = {"session_id": "default"}
@@ -158,7 +158,7 @@ def test_a_key_that_cannot_be_is_refused(service: Service) -> None:
                 assert code_of(reply) == "VALIDATION_ERROR", f"{call.path} {key[:10]!r}"
 
 
-@pytest.mark.parametrize("secret", [None, "", "wrong", SECRET, SECRET[:-1], "\xff"])
+@pytest.mark.parametrize("secret", [None, "", "wrong", DEPLOYMENT_SECRET, SECRET[:-1], "\xff"])
 def test_control_routes_do_not_exist_without_the_secret(service: Service, secret: str | None) -> None:
     """A control route is unknown to whoever does not know the node's own secret; the deployment's opens none."""
     headers = {} if secret is None else {b"X-Kato-Secret": secret.encode("latin-1")}

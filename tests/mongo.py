@@ -48,24 +48,26 @@ class StandIn(AbstractContextManager["StandIn"]):
     Args:
         directory: made if missing; the data go in the end, the log stays.
         options: of the stand-in's command line.
+        host: the address that it listens at; containers do not reach the loopback.
     """
 
-    def __init__(self, directory: Path, *options: str) -> None:
+    def __init__(self, directory: Path, *options: str, host: str = "127.0.0.1") -> None:
         self._data = directory / "data"
         self._log = directory / "mongo.log"
         self._options = options
-        self._port = _free_port()
+        self._host = host
+        self._port = _free_port(host)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         """The same for life."""
-        return f"mongodb://127.0.0.1:{self._port}/"
+        return f"mongodb://{self._host}:{self._port}/"
 
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens."""
-        return "127.0.0.1", self._port
+        return self._host, self._port
 
     def __enter__(self) -> StandIn:
         for attempt in range(1, _STARTS_MAX + 1):
@@ -74,7 +76,7 @@ class StandIn(AbstractContextManager["StandIn"]):
             except RuntimeError:
                 if attempt == _STARTS_MAX:
                     raise
-                self._port = _free_port()
+                self._port = _free_port(self._host)
             else:
                 break
         return self
@@ -88,7 +90,16 @@ class StandIn(AbstractContextManager["StandIn"]):
     def start(self) -> None:
         """Start it, again on the same port and data, and wait until it answers. Raises: RuntimeError, with its log."""
         self._data.mkdir(parents=True, exist_ok=True)
-        arguments = ["--port", str(self._port), "--storage-path", str(self._data), "--sync-on-commit", *self._options]
+        arguments = [
+            "--host",
+            self._host,
+            "--port",
+            str(self._port),
+            "--storage-path",
+            str(self._data),
+            "--sync-on-commit",
+            *self._options,
+        ]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen([sys.executable, "-c", _MAIN, *arguments], stdout=log, stderr=log)
         give_up_at_s = time.monotonic() + START_TIMEOUT_S
@@ -218,8 +229,8 @@ def _docker(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
+def _free_port(host: str) -> int:
+    with socket.create_server((host, 0)) as probe:
         port: int = probe.getsockname()[1]
     return port
 

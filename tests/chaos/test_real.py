@@ -28,12 +28,6 @@ def test_nothing_is_lost_by_containers() -> None:
     assert not found, "\n".join(map(str, found))
 
 
-def test_a_planted_mistake_is_found_by_real_processes() -> None:
-    """Real nodes that forget what they have answered are found out."""
-    seeds = (0, 8, 19)
-    assert any(not outcome.is_clean for outcome in ground.run(seeds, "operation-memory-off"))
-
-
 def test_a_stream_under_kills_equals_its_acknowledgements() -> None:
     """Nodes killed at any moment of an operation, some between commit and reply: STM, frequencies and answers agree."""
     outcome = stream.run(0, KILLS)

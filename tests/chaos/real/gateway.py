@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
+from unittest import mock
 
-from container_manager.runtimes.process import ProcessRuntime
+from container_manager import manager
 from kato_gateway.__main__ import main
 
 ENTRY = "tests.chaos.real.node:run"
 
 if __name__ == "__main__":
-    defaults = ProcessRuntime.__init__.__kwdefaults__
-    assert defaults is not None
-    defaults["entry"] = ENTRY
-    sys.exit(main())
+    with mock.patch.multiple(manager, DEFAULT_ENTRY=ENTRY, MONGO_ENTRY=ENTRY):
+        sys.exit(main())

@@ -30,7 +30,7 @@ from tests.engine import IMAGE
 
 BATCH = 25
 PATIENCE_S = 120.0
-"""What a gateway that was killed had locked in MongoDB is locked until its transaction's time is over: 60 s as a rule."""
+"""What a killed gateway had locked in MongoDB is locked until its transaction's time is over: 60 s as a rule."""
 GONE_WITHIN_S = 15.0
 INTENT_S = LifecyclePolicy().start_timeout_s + INTENT_SLACK_S + LifecyclePolicy().sweep_interval_s
 LASTS_S_MAX = 2.0

@@ -79,11 +79,10 @@ class Home:
     def _containers(self) -> dict[str, Running]:
         """Ask the engine, dead containers included: they have no pid."""
         try:
-            label = f"label=kato.deployment={(self.path / 'deployment').read_text().strip()}"
-            ids = docker("ps", "--all", "--quiet", "--filter", label).split()
+            ids = self._labelled()
             found = json.loads(docker("inspect", *ids)) if ids else []
-        except (OSError, RuntimeError):  # one of them went meanwhile
-            return self._containers() if (self.path / "deployment").exists() else {}
+        except RuntimeError:  # one of them went meanwhile
+            return self._containers()
         nodes = {}
         for container in found:
             ports = (container["NetworkSettings"]["Ports"] or {}).get("8000/tcp") or [{"HostPort": "0"}]
@@ -110,13 +109,27 @@ class Home:
         async with asyncio.timeout(PATIENCE_S):
             return await process.wait()
 
-    def abandon(self) -> None:
+    async def abandon(self) -> None:
         """Kill whatever is left."""
         if self._keeper is not None:
             self._keeper.cancel()
+            await asyncio.wait({self._keeper})
         for process in self.processes():
             with contextlib.suppress(psutil.Error):
                 process.kill()
+        if self._process is not None:
+            await self._process.wait()
+        if self.in_containers:
+            await asyncio.to_thread(self._remove_containers)
+
+    def _remove_containers(self) -> None:
+        ids = self._labelled()
+        if ids:
+            docker("rm", "--force", *ids)
+
+    def _labelled(self) -> list[str]:
+        label = f"label=kato.deployment={(self.path / 'deployment').read_text().strip()}"
+        return docker("ps", "--all", "--quiet", "--filter", label).split()
 
     async def _keep(self) -> None:
         while True:
@@ -158,7 +171,7 @@ async def serving(path: Path, storage: Storage, **settings: str) -> AsyncIterato
         await home.start()
         yield home
     finally:
-        home.abandon()
+        await home.abandon()
         if kept := os.environ.get("CHAOS_LOGS"):
             shutil.copy(home.log, Path(kept) / f"{path.parent.name}.log")
         shutil.rmtree(path, ignore_errors=True)

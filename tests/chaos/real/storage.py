@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from kato_node.store.base import Store, StoreError
 from kato_node.store.mongo import MongoStore
+from kato_node.store.mongo_connection import Connection
 from kato_node.store.sqlite import SqliteStore
 from tests.engine import LABEL, docker
 from tests.mongo import StandIn, mongo_in_container
@@ -115,7 +116,7 @@ class Mongo:
 
     def store(self, processor_id: str) -> Store:
         """See Storage."""
-        return MongoStore(self.url, DATABASE, processor_id)
+        return MongoStore(Connection(self.url, DATABASE), processor_id)
 
 
 @asynccontextmanager

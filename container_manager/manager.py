@@ -9,6 +9,7 @@ import re
 import secrets
 import threading
 import time
+import weakref
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -30,6 +31,8 @@ DEPLOYMENT = "static"
 DEFAULT_HOME = "~/.kato"
 DEFAULT_IMAGE = f"kato-platform:{kato_node.__version__}"
 DEFAULT_TIMEOUT_S = 60.0
+CONTAINER_MEMORY_MAX_BYTES = 512 * 2**20
+CONTAINER_CPUS_MAX = 1.0
 # The configuration of processor.md, section 8: a closed list. Each is a setting of the node, in capitals.
 CONFIG_NAMES = frozenset(
     {
@@ -149,6 +152,7 @@ class KatoContainerManager:
         self._image = os.environ.get("NODE_IMAGE") or DEFAULT_IMAGE
         self._timeout_s = timeout_s
         self._created: set[str] = set()
+        self._creating: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._thread = _LoopThread()
         try:
             self._runtime = self._call(self._chosen()) if runtime is None else runtime
@@ -174,12 +178,15 @@ class KatoContainerManager:
         user_id = user_id or "anonymous"
         session_id = session_id or secrets.token_hex(6)
         processor_id = processor_id_for(user_id, session_id)
+        in_container = not self._runtime.capabilities.shares_files
         spec = NodeSpec(
             node_id=node_id_for(processor_id),
             deployment=DEPLOYMENT,
             role="static",
-            image=None if self._runtime.capabilities.shares_files else self._image,
+            image=self._image if in_container else None,
             env=self._settings(processor_id) | settings_of(config or {}),
+            memory_max_bytes=CONTAINER_MEMORY_MAX_BYTES if in_container else None,
+            cpus_max=CONTAINER_CPUS_MAX if in_container else None,
             created_at_s=time.time(),
         )
         status = self._call(self._created_node(spec))
@@ -241,12 +248,17 @@ class KatoContainerManager:
         return {"PROCESSOR_ID": processor_id, **shared, "MONGO_URL": _node_mongo_url() or ""}
 
     async def _created_node(self, spec: NodeSpec) -> NodeStatus:
+        """Start a node or find it; one caller at a time: what another is starting looks dead until it runs."""
+        async with self._creating.setdefault(spec.node_id, asyncio.Lock()):
+            return await self._started_or_found(spec)
+
+    async def _started_or_found(self, spec: NodeSpec) -> NodeStatus:
         found = await self._runtime.status(spec.node_id)
         if found.liveness is Liveness.DEAD:
             await self._runtime.remove(spec.node_id)
             try:
                 return await self._runtime.start(spec, timeout_s=self._timeout_s)
-            except NameTaken:  # another thread or process is creating the same
+            except NameTaken:  # another process is creating the same
                 found = await self._runtime.status(spec.node_id)
         if found.liveness is not Liveness.ALIVE or found.internal is None:
             raise RuntimeUnavailable(f"{spec.name} is {found.liveness.value}; try again")

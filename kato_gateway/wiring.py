@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from fastapi import FastAPI
 
-from container_manager.manager import choose_runtime
+from container_manager.manager import CONTAINER_CPUS_MAX, CONTAINER_MEMORY_MAX_BYTES, choose_runtime
 from container_manager.runtime import Runtime
 from container_manager.spec import NodeSpec
 from kato_gateway.api.app import create_app
@@ -31,8 +31,6 @@ from kato_gateway.settings import Settings, SettingsError
 from kato_node import settings as node_settings
 from kato_node.wire.tokens import node_secret
 
-CONTAINER_MEMORY_MAX_BYTES = 512 * 2**20
-CONTAINER_CPUS_MAX = 1.0
 CONTAINER_BYTES = 64 * 2**20
 """What one more container takes of the host's memory, bound and with a small processor (measured: 36 MiB of its own,
 the rest is the engine's, for each container)."""

@@ -6,6 +6,7 @@ import json
 import threading
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,13 @@ import pytest
 
 from container_manager.errors import ImageMissing, StartFailed
 from container_manager.labels import node_id_for
-from container_manager.manager import KatoContainerManager, ProcessorInfo, choose_runtime
+from container_manager.manager import (
+    CONTAINER_CPUS_MAX,
+    CONTAINER_MEMORY_MAX_BYTES,
+    KatoContainerManager,
+    ProcessorInfo,
+    choose_runtime,
+)
 from tests.dockers import new_deployment
 from tests.engine import IMAGE, LABEL, docker
 from tests.mongo import mongo_in_container
@@ -68,6 +75,18 @@ def test_a_processor_in_a_container_keeps_its_memory(shared: None) -> None:
         assert docker(*labelled) == ""
         again = manager.create_processor("user-123", "session-456", {"max_pattern_length": 10})
         assert call(again, "/status")["patterns"] == 1
+
+
+def test_the_same_processor_is_one_container(shared: None) -> None:
+    """Threads that create the same processor at the same time get the same container, limited as a gateway's nodes."""
+    with KatoContainerManager() as manager, ThreadPoolExecutor(4) as threads:
+        calls = [threads.submit(manager.create_processor, "u", "s") for _ in range(4)]
+        infos = [call.result() for call in calls]
+        assert infos == [infos[0]] * 4
+        limits = docker(
+            "inspect", "--format", "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}", infos[0]["container_name"]
+        )
+    assert limits == f"{CONTAINER_MEMORY_MAX_BYTES} {int(CONTAINER_CPUS_MAX * 1e9)}"
 
 
 def test_a_node_in_a_container_names_the_value_that_it_refuses(shared: None) -> None:

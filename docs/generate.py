@@ -258,13 +258,19 @@ def _fields(schema: Schema) -> str:
         (
             f"`{name}`",
             _type(field),
-            "" if name in required else _default(field.get("default")),
+            "" if name in required else _published_default(field),
             field.get("description", ""),
         )
         for name, field in schema.get("properties", {}).items()
     ]
     text = schema.get("description", "")
     return f"{text}\n\n{table('field | type | default | meaning', rows)}" if rows else text
+
+
+def _published_default(field: Schema) -> str:
+    """Return the default of a field that may be left out; FastAPI leaves a null out, and some fields have none."""
+    nullable = {"type": "null"} in field.get("anyOf", ())
+    return _default(field.get("default")) if nullable or "default" in field else ""
 
 
 def _type(schema: Schema) -> str:

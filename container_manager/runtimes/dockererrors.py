@@ -72,6 +72,8 @@ def _reason(error: BaseException) -> str:
     while cause is not None:
         if isinstance(cause, PermissionError):
             return "permission denied; be in the group that owns its socket (usually docker)"
+        if isinstance(cause, FileNotFoundError | ConnectionRefusedError):
+            return f"{os.strerror(cause.errno or 0)}; start the engine, or see to DOCKER_HOST"
         if isinstance(cause, OSError) and cause.errno:
             return os.strerror(cause.errno)
         cause = cause.__cause__ or cause.__context__

@@ -39,18 +39,23 @@ class Reply(BaseModel):
 
 
 class CreateSession(Request):
-    """A session to create, or to find by its `session_id`; every field may be left out."""
+    """A session to create, or to find by its `session_id`; every field may be left out.
+
+    A live session that is found stays as it is: `config`, `ttl_seconds`, `sliding` and `metadata` are for a new one.
+    """
 
     user_id: str | None = Field(
         default=None, min_length=1, max_length=128, description="a label; with API keys, the key's name if null"
     )
     session_id: Annotated[Id, AfterValidator(_not_reserved)] | None = Field(
-        default=None, description="generated if null; a live session of this id is returned"
+        default=None, description="generated if null; a live session of this id is returned as it is"
     )
     node_id: Id | None = Field(
         default=None, description="names the processor; sessions that name the same one share what it has learned"
     )
-    ttl_seconds: float | None = Field(default=None, gt=0, le=TTL_S_MAX, allow_inf_nan=False)
+    ttl_seconds: float | None = Field(
+        default=None, gt=0, le=TTL_S_MAX, allow_inf_nan=False, description="the gateway's SESSION_TTL_S if null"
+    )
     sliding: bool = Field(default=True, description="whether each call moves the expiry")
     config: dict[str, JsonValue] | None = Field(default=None, description="the session's own configuration values")
     metadata: dict[str, JsonValue] | None = Field(default=None, description="the client's own; kept as given")

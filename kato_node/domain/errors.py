@@ -75,7 +75,7 @@ class PatternNotFound(DomainError):
     code = "PATTERN_NOT_FOUND"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"This processor has no pattern {name!r}.", {"name": name})
+        super().__init__(f"This processor has no pattern {name!r}; GET /patterns lists its patterns.", {"name": name})
 
 
 class GeneNotFound(DomainError):

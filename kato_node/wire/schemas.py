@@ -9,9 +9,15 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic.config import JsonDict
 
 ConfigValue = bool | int | float | str | None
 Events = list[list[str]]
+
+
+def _without_default(schema: JsonDict) -> None:
+    """Leave the default out of the published schema: what a caller leaves out stays as it is."""
+    schema.pop("default", None)
 
 
 class Request(BaseModel):
@@ -130,44 +136,44 @@ class Prediction(Reply):
     """One pattern that the STM resembles, and how; processor.md, section 6, has the formulas."""
 
     type: Literal["prototypical"]
-    name: str
-    frequency: int
-    emotives: dict[str, float]
-    metadata: dict[str, list[str]]
-    matches: list[str]
-    past: Events
-    present: Events
-    future: Events
-    missing: Events
-    extras: Events
-    similarity: float
-    evidence: float
-    confidence: float
-    snr: float
-    fragmentation: float
-    potential: float
-    itfdf_similarity: float
-    entropy: float
-    normalized_entropy: float
-    global_normalized_entropy: float
-    confluence: float
-    tfidf_score: float
-    pattern_probability: float
-    bayesian_prior: float
-    bayesian_likelihood: float
-    bayesian_posterior: float
-    weighted_strength: float
-    predictive_information: float
-    sequence: Events
+    name: str = Field(description="of the pattern: `GET …/pattern/{name}` shows it")
+    frequency: int = Field(description="how often the pattern was learned")
+    emotives: dict[str, float] = Field(description="of the pattern, averaged over its window")
+    metadata: dict[str, list[str]] = Field(description="of the pattern")
+    matches: list[str] = Field(description="the observed symbols that the pattern has in the same order")
+    past: Events = Field(description="the pattern's events before `present`")
+    present: Events = Field(description="the pattern's events from the first that matched to the last")
+    future: Events = Field(description="the pattern's events after `present`: what comes next")
+    missing: Events = Field(description="for each event of `present` its symbols that were not observed")
+    extras: Events = Field(description="for each event of the STM its symbols that are not in `present`")
+    similarity: float = Field(description="0 to 1: twice the matches, among the symbols of pattern and STM together")
+    evidence: float = Field(description="0 to 1: how much of the pattern was observed")
+    confidence: float = Field(description="how much of `present` was observed")
+    snr: float = Field(description="-1 to 1: matches against observed symbols without a match")
+    fragmentation: float = Field(description="gaps between the runs of matches; 0: one run, -1: no match")
+    potential: float = Field(description="(evidence + confidence)·snr + itfdf_similarity + 1/(fragmentation + 1)")
+    itfdf_similarity: float = Field(description="0 to 1: likeness by symbols, weighted by frequency")
+    entropy: float = Field(description="of the symbols of `present`, in bits")
+    normalized_entropy: float = Field(description="the same, to the base of the number of all learned symbols")
+    global_normalized_entropy: float = Field(description="likewise, of the shares of patterns that have the symbols")
+    confluence: float = Field(description="the pattern's share of all learned, times how unlikely chance explains it")
+    tfidf_score: float = Field(description="higher: `present` is of symbols that few patterns have")
+    pattern_probability: float = Field(description="the pattern's frequency, among those of all candidates")
+    bayesian_prior: float = Field(description="the same as pattern_probability")
+    bayesian_likelihood: float = Field(description="the same as similarity")
+    bayesian_posterior: float = Field(description="prior times likelihood, as a share of all candidates'")
+    weighted_strength: float = Field(description="similarity times pattern_probability")
+    predictive_information: float = Field(description="weighted_strength for the share of its future; 0 without one")
+    sequence: Events = Field(description="all of the pattern's events")
 
 
 class FuturePotential(Reply):
     """One future that predictions agree on, and its share."""
 
     future: Events
-    aggregate_potential: float
-    supporting_patterns: int
-    total_weighted_frequency: float
+    aggregate_potential: float = Field(description="0 to 1: this future's share of the weighted frequency of all")
+    supporting_patterns: int = Field(description="how many candidates expect it")
+    total_weighted_frequency: float = Field(description="the sum of their frequencies, each times its similarity")
 
 
 class Predictions(Read):
@@ -216,9 +222,11 @@ class PatternReply(Read):
 class PatternUpdate(Request):
     """New values of a pattern; what is left out stays. Its events and its name never change."""
 
-    frequency: int = Field(default=1, ge=1, le=2**53 - 1)
-    emotives: list[dict[str, float]] = Field(default=[], max_length=100, description="the whole window, oldest first")
-    metadata: dict[str, list[str]] = {}
+    frequency: int = Field(default=1, ge=1, le=2**53 - 1, json_schema_extra=_without_default)
+    emotives: list[dict[str, float]] = Field(
+        default=[], max_length=100, description="the whole window, oldest first", json_schema_extra=_without_default
+    )
+    metadata: dict[str, list[str]] = Field(default={}, description="all of it", json_schema_extra=_without_default)
 
 
 class PatternUpdated(Reply):

@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 import pymongo
 from pymongo import ReturnDocument
-from pymongo.errors import OperationFailure, PyMongoError
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from kato_node.domain.learn import Pattern
 from kato_node.domain.state import Vector
@@ -150,6 +151,15 @@ class MongoStore:
 
     async def _bind(self) -> Document:
         """Take the processor, and return its document."""
+        while True:
+            try:
+                stored = await self._try_to_bind()
+            except DuplicateKeyError:  # of two that make it at once, one
+                stored = None
+            if stored is not None:
+                return stored
+
+    async def _try_to_bind(self) -> Document | None:
         timeout_ms = int(OPERATION_TIMEOUT_S * 1000)
         before = await self._database.processors.find_one({"_id": self._processor_id})
         if before is not None:
@@ -158,7 +168,7 @@ class MongoStore:
             # of one's own user; those of another's end by themselves, a minute after their node, and bind waits.
             with suppress(OperationFailure):
                 await self._connection.client.admin.command("killSessions", [before["writer"]])
-        stored = await self._database.processors.find_one_and_update(
+        return await self._database.processors.find_one_and_update(
             {"_id": self._processor_id, "v": SCHEMA_VERSION},
             {
                 "$inc": {"epoch": 1},
@@ -167,10 +177,9 @@ class MongoStore:
             },
             upsert=True,
             return_document=ReturnDocument.AFTER,
+            session=self._session,
             maxTimeMS=timeout_ms,
         )
-        assert stored is not None, "an upsert returns its document"
-        return stored
 
     async def _ltm_path(self) -> str:
         stored = self._taken or await self._find_one("processors", self._processor_id)
@@ -179,7 +188,8 @@ class MongoStore:
     async def _find_one(self, collection: str, key: str) -> Document | None:
         async def found() -> Document | None:
             with pymongo.timeout(OPERATION_TIMEOUT_S):
-                return await self._database[collection].find_one({"_id": key})
+                async with self._reading() as session:
+                    return await self._database[collection].find_one({"_id": key}, session=session)
 
         document = await self._errands.run(translated(found()))
         return None if document is None else checked(document)
@@ -190,16 +200,28 @@ class MongoStore:
         """Yield (rest of _id, document) of everything of ours under the path, in the order of _id."""
         if self._is_new:
             return
-        cursor = self._database[collection].find(
-            {"_id": under(path)}, projection, sort={"_id": 1}, batch_size=BATCH_DOCUMENTS
-        )
-        try:
-            while part := await self._errands.run(translated(cursor.to_list(BATCH_DOCUMENTS))):
-                for document in part:
-                    yield document["_id"][len(path) + 1 :], checked(document)
-        finally:
-            with suppress(PyMongoError):
-                await self._errands.run(cursor.close())
+        async with self._reading() as session:
+            cursor = self._database[collection].find(
+                {"_id": under(path)}, projection, sort={"_id": 1}, batch_size=BATCH_DOCUMENTS, session=session
+            )
+            try:
+                while part := await self._errands.run(translated(cursor.to_list(BATCH_DOCUMENTS))):
+                    for document in part:
+                        yield document["_id"][len(path) + 1 :], checked(document)
+            finally:
+                with suppress(PyMongoError):
+                    await self._errands.run(cursor.close())
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncClientSession]:
+        """Yield a session whose reads come after our bind and our commits, of whatever server they are asked.
+
+        A majority has those by then; but one that has only just become the primary may not know of it yet.
+        """
+        async with self._connection.client.start_session() as session:
+            if self._session.operation_time is not None:
+                session.advance_operation_time(self._session.operation_time)
+            yield session
 
     async def _commit(self, plan: Planned, epoch: int) -> None:
         async with self._committing:  # one transaction at a time is all that a session of the server can have

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+from contextlib import AsyncExitStack
 from functools import cache
 
 import bson
@@ -53,6 +55,32 @@ async def test_write_concern_majority(commands: Commands, mongo_url: str, mongo_
             assert command["readConcern"]["level"] == "majority", name
         if name == "commitTransaction":
             assert in_transaction
+
+
+async def test_a_node_reads_what_it_wrote_of_whatever_server(
+    commands: Commands, mongo_url: str, mongo_database: str
+) -> None:
+    """Once it has taken a processor, every read comes after that and after its commits, on a new primary, too."""
+    async with bound_node(mongo_url, mongo_database) as node:
+        await observe_all(node, None, "a", "b")
+        await node.service.learn(None)
+    commands.seen.clear()
+    async with bound_node(mongo_url, mongo_database) as node:
+        await observe_all(node, None, "a")
+    taken = [name for name, _ in commands.seen].index("findAndModify")
+    reads = [command for name, command in commands.seen[taken:] if name in READS and command.get("find") != "garbage"]
+    reads = [command for command in reads if "autocommit" not in command]
+    assert {command["find"] for command in reads} >= {"patterns", "vectors", "sessions", "session_rows"}
+    assert all("afterClusterTime" in command["readConcern"] for command in reads)
+
+
+async def test_many_nodes_may_be_the_first_of_a_processor(mongo_url: str, mongo_database: str) -> None:
+    """Bound by many at once, a processor that nobody had before is taken by each of them, and is the last one's."""
+    async with AsyncExitStack() as stack:
+        stores = [await stack.enter_async_context(open_store(mongo_url, mongo_database)) for _ in range(8)]
+        epochs = [record.epoch for record in await asyncio.gather(*(store.bind() for store in stores))]
+        assert len(set(epochs)) == len(stores)
+        assert await stores[0].read_epoch() == max(epochs)
 
 
 async def test_every_document_has_its_schema_version(mongo_url: str, mongo_database: str, mongo_admin: Client) -> None:

@@ -27,7 +27,7 @@ from kato_gateway.api.openapi import forwarded  # noqa: E402
 from kato_gateway.dataplane.attempts import Limits as DataPlaneLimits  # noqa: E402
 from kato_gateway.domain.policy import LifecyclePolicy  # noqa: E402
 from kato_gateway.events import Kind  # noqa: E402
-from kato_gateway.sessions.creating import TTL_S_MAX  # noqa: E402
+from kato_gateway.sessions.creating import SESSION_BYTES_MAX, TTL_S_MAX  # noqa: E402
 from kato_node import sessions, turns  # noqa: E402
 from kato_node import settings as node_settings  # noqa: E402
 from kato_node.api.app import HELD_BYTES_MAX  # noqa: E402
@@ -109,6 +109,7 @@ def limits() -> dict[str, int | float]:
         "kept_bytes_max": plane.kept_bytes_max,
         "answer_s": plane.answer_s,
         "ttl_s_max": TTL_S_MAX,
+        "session_bytes_max": SESSION_BYTES_MAX,
     }
 
 

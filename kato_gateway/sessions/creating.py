@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from kato_node.wire.control import ID_PATTERN
 Start: TypeAlias = Literal["warm", "cold", "shared", "restored"]
 
 TTL_S_MAX = 10.0 * 365 * 86_400
+SESSION_BYTES_MAX = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,7 @@ def check(wanted: CreateSession) -> None:
         for name, value in (("session_id", wanted.session_id), ("node_id", wanted.node_id))
         if value is not None and re.fullmatch(ID_PATTERN, value) is None
     ]
-    _refuse([*errors, *_ttl_errors(wanted.ttl_seconds)])
+    _refuse([*errors, *_ttl_errors(wanted.ttl_seconds), *_size_errors(wanted)])
 
 
 def check_ttl(ttl_s: float | None) -> None:
@@ -79,6 +81,19 @@ def _ttl_errors(ttl_s: float | None) -> list[tuple[str, str]]:
     if ttl_s is None or (math.isfinite(ttl_s) and 0 < ttl_s <= TTL_S_MAX):
         return []
     return [("ttl_seconds", f"must be more than 0 and at most {TTL_S_MAX:.0f}")]
+
+
+def _size_errors(wanted: CreateSession) -> list[tuple[str, str]]:
+    """Name the larger one of what a registry keeps in one document: it must fit there, and be read again and again."""
+    sizes = {name: _json_bytes(value) for name, value in (("config", wanted.config), ("metadata", wanted.metadata))}
+    if sum(sizes.values()) <= SESSION_BYTES_MAX:
+        return []
+    message = f"config and metadata have {sum(sizes.values()):,} bytes together, more than {SESSION_BYTES_MAX:,}"
+    return [(max(sizes, key=sizes.__getitem__), message)]
+
+
+def _json_bytes(value: Mapping[str, Json]) -> int:
+    return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass"))
 
 
 def _refuse(errors: list[tuple[str, str]]) -> None:

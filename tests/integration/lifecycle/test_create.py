@@ -92,10 +92,12 @@ async def test_generated_ids_cannot_be_guessed(world: World) -> None:
         ({"ttl_seconds": -1.0}, "ttl_seconds"),
         ({"ttl_seconds": float("nan")}, "ttl_seconds"),
         ({"ttl_seconds": float("inf")}, "ttl_seconds"),
+        ({"metadata": {"note": "\N{SNOWMAN}" * 350_000}}, "metadata"),
+        ({"config": {"note": "x" * 600_000}, "metadata": {"note": "x" * 500_000}}, "config"),
     ],
 )
 async def test_what_no_session_can_be_made_of_is_refused(world: World, wanted: dict[str, Any], field: str) -> None:
-    """Bad ids and times are named, and nothing is begun."""
+    """Bad ids and times, and more than is kept of a session, are named, and nothing is begun."""
     async with serving(world) as gateway:
         with pytest.raises(InvalidSession) as refused:
             await world.run(gateway.create(CreateSession(**wanted)))

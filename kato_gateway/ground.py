@@ -26,6 +26,7 @@ class Ground:
     """The outside, the settings, who owns the tasks, who hears what happens, and where calls go.
 
     Attributes:
+        registry, runtime: guarded, so that no call waits without a deadline (guard.py).
         secret: the deployment's, under which tokens are issued; in nothing that is printed.
     """
 

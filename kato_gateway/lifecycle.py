@@ -30,6 +30,7 @@ from kato_gateway.domain.sessions import (
 )
 from kato_gateway.events import Event
 from kato_gateway.ground import Ground, NewSpec
+from kato_gateway.guard import GuardedRegistry, GuardedRuntime
 from kato_gateway.nodes.admission import Admission, Memory
 from kato_gateway.nodes.fleet import POLL_S, Fleet
 from kato_gateway.nodes.janitor import Janitor
@@ -98,8 +99,8 @@ class Lifecycle:
     ) -> None:
         clock = clock or SystemClock()
         self._ground = ground = Ground(
-            registry=registry,
-            runtime=runtime,
+            registry=GuardedRegistry(registry, clock_s=clock.monotonic_s),
+            runtime=GuardedRuntime(runtime, clock_s=clock.monotonic_s, call_max_s=policy.call_timeout_s),
             client=client,
             new_spec=new_spec,
             policy=policy,

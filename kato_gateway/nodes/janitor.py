@@ -97,11 +97,11 @@ class Janitor:
         try:
             await self._hibernate(node)
             if node.is_on(self._ground.engine):
-                async with self._room, asyncio.timeout(policy.drain_grace_s + 2 * policy.call_timeout_s):
+                async with self._room:
                     await runtime.stop(node.node_id, grace_s=policy.drain_grace_s)
                     await runtime.remove(node.node_id)
             await self._ground.registry.apply([NodeChange(before=node, after=None)])
-        except (ContainerError, GatewayError, TimeoutError) as error:
+        except (ContainerError, GatewayError) as error:
             _log.warning("node_not_removed", extra={"node_id": node.node_id, "reason": repr(error)})
         finally:
             self._removing.discard(node.node_id)

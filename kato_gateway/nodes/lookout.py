@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection
 
 from container_manager.errors import ContainerError
@@ -27,9 +26,8 @@ class Lookout:
     async def status(self, node_id: str) -> NodeStatus:
         """Ask the runtime; no answer is UNKNOWN."""
         try:
-            async with asyncio.timeout(self._ground.policy.call_timeout_s):
-                return await self._ground.runtime.status(node_id)
-        except (ContainerError, TimeoutError):
+            return await self._ground.runtime.status(node_id)
+        except ContainerError:
             return NodeStatus(node_id=node_id, liveness=Liveness.UNKNOWN)
 
     async def look(self, node: NodeRecord) -> Sight:

@@ -362,10 +362,7 @@ class Pool:
         ground = self._ground
         timeout_s = ground.policy.start_timeout_s
         try:
-            async with asyncio.timeout(timeout_s + ground.policy.call_timeout_s):
-                status = await ground.runtime.start(spec, timeout_s=timeout_s)
-        except TimeoutError as error:
-            raise NodeTimeout(f"The runtime did not start a node in {timeout_s:g} s.") from error
+            status = await ground.runtime.start(spec, timeout_s=timeout_s)
         except container.ContainerError as error:
             raise _translated(error) from error
         if status.internal is None:

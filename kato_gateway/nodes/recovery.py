@@ -82,9 +82,8 @@ class Recovery:
         """Return what the runtime has of this deployment's nodes, dead ones included; None if it cannot tell."""
         ground = self._ground
         try:
-            async with asyncio.timeout(ground.policy.call_timeout_s):
-                listed = await ground.runtime.list()
-        except (ContainerError, TimeoutError) as error:
+            listed = await ground.runtime.list()
+        except ContainerError as error:
             _log.warning("runtime_out_of_reach", extra={"reason": repr(error)})
             return None
         return [status for status in listed if status.deployment == ground.deployment and status.role == "node"]

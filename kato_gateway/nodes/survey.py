@@ -104,9 +104,8 @@ class Survey:
 
     async def _runtime(self) -> str:
         try:
-            async with asyncio.timeout(self._ground.policy.call_timeout_s):
-                await self._ground.runtime.list()
-        except (ContainerError, TimeoutError) as error:
+            await self._ground.runtime.list()
+        except ContainerError as error:
             _log.warning("runtime_out_of_reach", extra={"reason": repr(error)})
             return "unavailable"
         return "okay"

@@ -17,6 +17,7 @@ LONG_FUNCTIONS: dict[str, str] = {}
 LONG_FILES: dict[str, str] = {}
 _ONE_EACH = "one reading call for each kind of what a registry keeps"
 WIDE_CLASSES: dict[str, str] = {
+    "kato_gateway.guard.GuardedRegistry": _ONE_EACH,
     "kato_gateway.registry.base.Registry": _ONE_EACH,
     "kato_gateway.registry.memory.MemoryRegistry": _ONE_EACH,
     "kato_gateway.registry.mongo.MongoRegistry": _ONE_EACH,

@@ -110,7 +110,7 @@ async def test_on_record_unknown_ours(world: World) -> None:
     with pytest.raises(RuntimeOutOfReach) as refused:
         await served_by(here)
     assert refused.value.retry_after_s
-    world.engine.knobs.is_out_of_reach = False
+    await world.engine_returns()
     assert await served_by(here) == here.node_id
 
 
@@ -183,7 +183,7 @@ async def test_not_on_record_anothers(world: World, whose: Whose, life: Life) ->
     here = await cell(world, recorded=False, life=life, whose=whose)
     await world.clock.turn(LONG_S)
     assert (await here.state(), here.is_there, here.lives) == (None, True, life != "dead")
-    world.engine.knobs.is_out_of_reach = False
+    await world.engine_returns()
     assert await served_by(here) != here.node_id
     await world.run(here.gateway.stop())
     assert (here.is_there, here.lives) == (True, life != "dead")

@@ -29,7 +29,7 @@ async def test_what_has_a_route_goes_on_while_the_engine_is_away(world: World) -
         assert refused.value.retry_after_s
         assert world.alive() == before
         assert await world.sessions() == {"s": SessionStatus.ACTIVE, "pooled": SessionStatus.ACTIVE}
-        world.engine.knobs.is_out_of_reach = False
+        await world.engine_returns()
         await created(world, gateway, "t")
         await world.clock.turn(LONG_S)
         assert await gateway.resolve("s") == made.route
@@ -45,7 +45,7 @@ async def test_an_engine_that_comes_back_with_its_nodes_changes_nothing(world: W
         for _ in range(3):
             world.engine.knobs.is_out_of_reach = True
             await world.clock.turn(POLICY.sweep_interval_s)
-            world.engine.knobs.is_out_of_reach = False
+            await world.engine_returns()
             await world.clock.turn(POLICY.sweep_interval_s)
         assert world.alive() == before
         assert [gateway.routes.get(one.route.session_id) for one in made] == [one.route for one in made]
@@ -72,7 +72,7 @@ async def test_an_engine_that_comes_back_without_its_nodes_loses_no_session(worl
             await world.run(gateway.lost(route))
         await world.clock.turn(LONG_S)
         assert set((await world.sessions()).values()) == {SessionStatus.ACTIVE}
-        world.engine.knobs.is_out_of_reach = False
+        await world.engine_returns()
         for number in range(3):
             for old in [route for route in [gateway.routes.get(f"s{number}")] if route is not None]:
                 await world.run(gateway.lost(old))  # as a call that meets the dead node says

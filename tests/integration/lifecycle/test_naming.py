@@ -41,6 +41,6 @@ async def test_a_name_is_not_worth_a_failure(world: World) -> None:
         world.engine.knobs.is_out_of_reach = True
         made = await created(world, gateway, "s", user_id="ann")
         await settle()
-        world.engine.knobs.is_out_of_reach = False
+        await world.engine_returns()
         assert world.engine.nodes[made.node.node_id].name != made.node.name
         assert (await gateway.resolve("s")).node_id == made.node.node_id

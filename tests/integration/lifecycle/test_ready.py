@@ -36,6 +36,6 @@ async def test_ready_names_what_is_out_of_reach(world: World) -> None:
         is_lost = False
         world.engine.knobs.is_out_of_reach = True
         assert await ready() == (503, "RUNTIME_UNAVAILABLE", {**OKAY, "runtime": "unavailable"})
-        world.engine.knobs.is_out_of_reach = False
+        await world.engine_returns()
         assert await ready() == (200, None, OKAY)
     await world.run(gateway.stop())

@@ -81,7 +81,7 @@ async def test_an_unreachable_runtime_fails_no_start(world: World) -> None:
     assert set((await world.sessions()).values()) == {SessionStatus.ACTIVE}
     with pytest.raises(RuntimeOutOfReach):
         await world.run(gateway.resolve("s0"))
-    world.engine.knobs.is_out_of_reach = False
+    await world.engine_returns()
     await world.clock.turn(POLICY.sweep_interval_s)
     assert gateway.routes.get("s0") == before.routes.get("s0")
     await world.clock.turn(60.0)
@@ -234,7 +234,7 @@ class TestStop:
         world.engine.knobs.is_out_of_reach = True
         await world.run(gateway.stop())
         assert len(asyncio.all_tasks()) == 1
-        world.engine.knobs.is_out_of_reach = False
+        await world.engine_returns()
         async with serving(world, policy=WARM) as gateway:
             assert (await world.run(gateway.resolve("s"))).epoch == 2
             await settle()

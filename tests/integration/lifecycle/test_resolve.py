@@ -165,7 +165,7 @@ class TestLost:
                 assert told.value.retry_after_s is not None
             assert await world.records() == {made.route.node_id: NodeState.BOUND}
             assert world.alive() == [made.route.node_id]
-            world.engine.knobs.is_out_of_reach = False
+            await world.engine_returns()
             assert await world.run(gateway.resolve("s")) == made.route
             await assert_sound(world, gateway)
 
@@ -261,7 +261,7 @@ class TestSilence:
             world.engine.knobs.is_out_of_reach = True
             with pytest.raises(RuntimeOutOfReach):
                 await world.run(gateway.is_lost(made.route))
-            world.engine.knobs.is_out_of_reach = False
+            await world.engine_returns()
             assert made.route.node_id in world.alive()
 
 

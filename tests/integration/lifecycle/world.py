@@ -17,6 +17,7 @@ from container_manager.spec import Address, NodeSpec, NodeStatus
 from kato_gateway.domain.errors import NodeFailed, NodeRefused
 from kato_gateway.domain.policy import LifecyclePolicy
 from kato_gateway.domain.sessions import NodeRecord, NodeState, SessionStatus
+from kato_gateway.guard import PAUSE_MAX_S
 from kato_gateway.lifecycle import Created, CreateSession, Lifecycle
 from kato_gateway.registry.base import SessionQuery
 from kato_gateway.registry.memory import MemoryRegistry, MemoryTables
@@ -172,6 +173,11 @@ class World:
     def store(self, processor_id: str) -> Store:
         """Return the processor's store."""
         return self.stores.setdefault(processor_id, Store())
+
+    async def engine_returns(self) -> None:
+        """Have the engine answer again, and let as much time pass as it may not be asked."""
+        self.engine.knobs.is_out_of_reach = False
+        await self.clock.turn(PAUSE_MAX_S)
 
     async def run(self, call: Coroutine[Any, Any, T], *, step_s: float = 0.5, within_s: float = 600.0) -> T:
         """Return what the call returns, turning the clock for it if need be."""

@@ -46,7 +46,9 @@ def _sim(seeds: Sequence[int], _plant: str) -> Iterator[Outcome]:
 
 GROUNDS: Mapping[str, Ground] = {"sim": _sim, "real": real.run, "docker": real.run_in_containers}
 SCENARIOS: Mapping[str, Callable[[Asked], Iterator[Outcome]]] = {
-    "stream-kills": lambda asked: iter([stream.run(asked.seed, asked.runs)]),
+    "stream-kills": lambda asked: iter([stream.on_files(asked.seed, asked.runs)]),
+    "stream-kills-mongo": lambda asked: iter([stream.on_mongo(asked.seed, asked.runs)]),
+    "stream-kills-docker": lambda asked: iter([stream.in_containers(asked.seed, asked.runs)]),
 }
 """Where CHAOS_RUNS counts something else: kills."""
 

@@ -30,7 +30,7 @@ def test_nothing_is_lost_by_containers() -> None:
 
 def test_a_stream_under_kills_equals_its_acknowledgements() -> None:
     """Nodes killed at any moment of an operation, some between commit and reply: STM, frequencies and answers agree."""
-    outcome = stream.run(0, KILLS)
+    outcome = stream.on_files(0, KILLS)
     assert outcome.is_clean, str(outcome)
     assert len(outcome.faults) == KILLS
     assert stream.AFTER_COMMIT in outcome.faults

@@ -197,15 +197,7 @@ class Run:
         return sorted({session.processor_id for session in self._plan.sessions})
 
     async def _node_pid(self, processor_id: str) -> int | None:
-        """Return the pid of the node that serves the processor, None if there is none, or nobody can tell."""
-        try:
-            timeout = aiohttp.ClientTimeout(total=0.5)
-            async with self._http.get(f"{self._home.url}/nodes/{processor_id}", timeout=timeout) as reply:
-                known = await reply.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError, ValueError, OSError):
-            return None
-        node = (await self._home.nodes()).get(str(known.get("node_id", "")))
-        return (node.pid or None) if node is not None else None
+        return await self._home.pid_of(self._http, processor_id)
 
     async def _epochs(self) -> list[str]:
         """Ask every node whom it serves; return words for each processor that two of them serve."""

@@ -90,6 +90,17 @@ class Home:
             nodes[container["Config"]["Labels"]["kato.node"]] = running
         return nodes
 
+    async def pid_of(self, http: aiohttp.ClientSession, processor_id: str) -> int | None:
+        """Return the pid of the node that serves the processor, None if there is none, or nobody can tell."""
+        try:
+            timeout = aiohttp.ClientTimeout(total=0.5)
+            async with http.get(f"{self.url}/nodes/{processor_id}", timeout=timeout) as reply:
+                known = await reply.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, ValueError, OSError):
+            return None
+        node = (await self.nodes()).get(str(known.get("node_id", "")))
+        return (node.pid or None) if node is not None else None
+
     def processes(self) -> list[psutil.Process]:
         """Return every process of this home."""
         return [process for process in psutil.process_iter() if _belongs(process, str(self.path))]

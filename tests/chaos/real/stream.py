@@ -27,8 +27,9 @@ from tests.chaos.operations import Op
 from tests.chaos.plan import MOTIFS
 from tests.chaos.real import points
 from tests.chaos.real.home import PATIENCE_S, Home, eventually, serving
-from tests.chaos.real.storage import SqliteFiles, directory
+from tests.chaos.real.storage import SqliteFiles, Storage, directory, mongo, mongo_of_containers
 from tests.chaos.report import Outcome
+from tests.engine import IMAGE
 
 SESSION = "stream"
 WINDOW = 6
@@ -37,25 +38,45 @@ AFTER_COMMIT = "between commit and reply"
 SPACING = (3, 20)
 
 
-def run(seed: int, kills: int) -> Outcome:
-    """Kill so many nodes under one client; return what came of it."""
+def on_files(seed: int, kills: int) -> Outcome:
+    """Kill so many nodes, processes on SQLite, under one client; return what came of it."""
     with directory(small_disk=False) as path:
-        return asyncio.run(_run(seed, kills, path))
+        return asyncio.run(_run(seed, kills, path, SqliteFiles(path / "home")))
 
 
-async def _run(seed: int, kills: int, path: Path) -> Outcome:
-    async with serving(path / "home", SqliteFiles(path / "home")) as home, aiohttp.ClientSession() as http:
+def on_mongo(seed: int, kills: int) -> Outcome:
+    """Do it with processes on the MongoDB protocol."""
+
+    async def run(path: Path) -> Outcome:
+        async with mongo(path) as storage:
+            return await _run(seed, kills, path, storage)
+
+    with directory(small_disk=False) as path:
+        return asyncio.run(run(path))
+
+
+def in_containers(seed: int, kills: int) -> Outcome:
+    """Do it with containers, which take no orders: every kill comes at some moment of an operation."""
+    with directory(small_disk=False) as path, mongo_of_containers(IMAGE) as storage:
+        return asyncio.run(_run(seed, kills, path, storage))
+
+
+async def _run(seed: int, kills: int, path: Path, storage: Storage) -> Outcome:
+    async with serving(path / "home", storage) as home, aiohttp.ClientSession() as http:
         async with http.post(f"{home.url}/sessions", json={"session_id": SESSION, "node_id": SESSION}) as reply:
             assert reply.status == 201, await reply.text()
         stream = Stream(home, http)
         streaming = asyncio.create_task(stream.run())
-        await _killed(stream, home, random.Random(seed), kills)
-        stream.leave = True
-        async with asyncio.timeout(PATIENCE_S):
-            await streaming
+        try:
+            await _killed(stream, home, random.Random(seed), kills)
+            stream.leave = True
+            async with asyncio.timeout(PATIENCE_S):
+                await streaming
+        finally:
+            streaming.cancel()
         await _read(stream, home, http)
     return Outcome(
-        ground="real stream-kills",
+        ground=f"{'docker' if home.in_containers else 'real'} stream-kills",
         seed=seed,
         findings=check(stream.history.calls),
         calls=len(stream.history.calls),
@@ -79,11 +100,15 @@ class Stream:
         self.kills: list[str] = []
         self.leave = False
         self._url = f"{home.url.replace('http', 'ws', 1)}/sessions/{SESSION}/ws"
-        self._http = http
+        self._home, self._http = home, http
         self._create = self.history.invoke(SESSION, SESSION, Op(kind="create"))
         self.history.answer(self._create, Answer())
         self._unanswered: deque[tuple[int, Call, float]] = deque()
         self._number = 0
+
+    async def node_pid(self) -> int | None:
+        """Return the pid of its node."""
+        return await self._home.pid_of(self._http, SESSION)
 
     async def run(self) -> None:
         """Stream until it is to leave, and until everything is answered."""
@@ -137,43 +162,35 @@ async def _send(socket: aiohttp.ClientWebSocketResponse, number: int, op: Op) ->
 
 async def _killed(stream: Stream, home: Home, chance: random.Random, kills: int) -> None:
     """Kill node after node, each once the stream has gone on."""
-    for count in range(kills):
+    while len(stream.kills) < kills:
         wanted = stream.answered + chance.randint(*SPACING)
         await eventually(lambda wanted=wanted: stream.answered >= wanted, "answers after a kill")  # type: ignore[misc]
-        if count % AFTER_COMMIT_EVERY == 0:
-            known = set(await home.nodes())
-            points.order(home.path, SESSION, "after-commit")
-
-            async def has_ended(known: set[str] = known) -> bool:
-                return bool(known - set(await home.nodes()))
-
-            await eventually(has_ended, "a node's end")
-            stream.kills.append(AFTER_COMMIT)
+        if len(stream.kills) % AFTER_COMMIT_EVERY == 0 and not home.in_containers:
+            await _killed_after_commit(stream, home)
             continue
-        share = chance.random()
-        await asyncio.sleep(share * median(stream.durations_s))
-        pid = await _pid(home)
+        share, pid = chance.random(), await stream.node_pid()
         if pid is not None:
+            await asyncio.sleep(share * median(stream.durations_s))
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 stream.kills.append(f"at {share:.2f} of an operation")
 
 
-async def _pid(home: Home) -> int | None:
-    """Return the pid of the stream's node: the one that has the processor's file open."""
-    pids = [node.pid for node in (await home.nodes()).values()]
-    return next((pid for pid in pids if _has_open(pid, f"{SESSION}.sqlite")), None)
+async def _killed_after_commit(stream: Stream, home: Home) -> None:
+    """Have the node die between its next commit and the reply."""
+    known = set(await home.nodes())
+    points.order(home.path, SESSION, "after-commit")
 
+    async def has_ended() -> bool:
+        return bool(known - set(await home.nodes()))
 
-def _has_open(pid: int, name: str) -> bool:
-    with suppress(OSError):
-        return any(Path(str(link.readlink())).name == name for link in Path(f"/proc/{pid}/fd").iterdir())
-    return False
+    await eventually(has_ended, "a node's end")
+    stream.kills.append(AFTER_COMMIT)
 
 
 async def _read(stream: Stream, home: Home, http: aiohttp.ClientSession) -> None:
     """Ask for all that is there in the end, of a node that knows it from storage alone."""
-    pid = await _pid(home)
+    pid = await stream.node_pid()
     if pid is not None:
         os.kill(pid, signal.SIGKILL)
     names = {

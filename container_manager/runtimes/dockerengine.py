@@ -14,6 +14,7 @@ from typing import TypeVar
 from docker import APIClient
 from docker.errors import APIError, DockerException
 from docker.utils import kwargs_from_env
+from requests import Timeout
 
 from container_manager.errors import ImageMissing, RuntimeUnavailable
 from container_manager.runtimes.dockerclient import Client
@@ -99,7 +100,7 @@ class Engine:
     async def _call(self, threads: Threads, doing: str, work: Work[T], *, timeout_s: float, settle: bool = False) -> T:
         try:
             return await threads.call(work, timeout_s=timeout_s, settle=settle)
-        except TimeUp:
+        except (TimeUp, Timeout):  # the socket's own deadline is the same, and may be met first
             raise Unanswered(f"{doing}: no answer from the Docker engine within {timeout_s:.3g} s") from None
         except APIError as error:
             meaning = refusal(error, doing)

@@ -17,6 +17,7 @@ from kato_gateway.registry.mongo import MongoRegistry
 from kato_gateway.registry.sqlite import SqliteRegistry
 
 MakeRegistry: TypeAlias = Callable[[], Registry]
+PATIENCE_S = 60.0
 Another: TypeAlias = Callable[[], asyncio.Task[Registry]]
 
 
@@ -30,7 +31,7 @@ def make_registry(request: pytest.FixtureRequest, tmp_path: Path) -> MakeRegistr
         return lambda: SqliteRegistry(tmp_path / "gateway.sqlite")
     url: str = request.getfixturevalue("mongo_url")
     database: str = request.getfixturevalue("mongo_database")
-    return lambda: MongoRegistry(url, database)
+    return lambda: MongoRegistry(url, database, call_timeout_s=PATIENCE_S)  # hundreds at once, on a busy machine
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, TypeAlias, TypeVar, cast
 
 import pytest
-from pymongo import AsyncMongoClient, MongoClient
+from pymongo import AsyncMongoClient, MongoClient, ReadPreference
 from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from container_manager.spec import Address
@@ -263,6 +263,22 @@ async def test_every_write_waits_for_the_majoritys_journals(opened: Opened, comm
     for command in (*commands.named("find"), *(command for command in writes if command.get("startTransaction"))):
         if "autocommit" not in command or command.get("startTransaction"):
             assert command["readConcern"]["level"] == "majority"
+
+
+async def test_no_option_of_the_address_weakens_a_write() -> None:
+    """Whatever the URL asks for, writes wait for most members' journals, and reads see what most have, at the primary."""
+    weak = (
+        "w=0&journal=false&wTimeoutMS=1&readConcernLevel=local&readPreference=secondaryPreferred&retryWrites=false"
+        "&retryReads=false&timeoutMS=1&minPoolSize=50&maxPoolSize=1"
+    )
+    connection = mongo_client.Connection(f"mongodb://127.0.0.1:1/?{weak}", "kato", timeout_s=4.0)
+    client = connection.client
+    assert client.write_concern.document == {"w": "majority", "j": True, "wtimeout": 4_000}
+    assert client.read_concern.level == "majority"
+    assert client.read_preference == ReadPreference.PRIMARY
+    assert (client.options.retry_writes, client.options.retry_reads, client.options.timeout) == (True, True, None)
+    assert (client.options.pool_options.min_pool_size, client.options.pool_options.max_pool_size) == (0, 50)
+    await connection.close()
 
 
 async def test_what_is_asked_often_is_found_by_an_index(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +212,16 @@ async def test_a_transaction_that_its_owner_left_open_locks_nobody_out(server: S
             with pytest.raises(PyMongoError):
                 session.commit_transaction()
             assert await stm(node) == [["a"]]
+
+
+async def test_a_transaction_of_any_earlier_owner_locks_nobody_out(server: Server) -> None:
+    """Whichever owner was killed in a transaction, the first or a later one: the next one binds at once."""
+    async with AsyncExitStack() as stack:
+        for epoch in range(1, 4):
+            killed = Connection(server.url, server.database)
+            stack.push_async_callback(killed.close)
+            assert (await MongoStore(killed, "p").bind()).epoch == epoch
+            await killed.session.start_transaction()
+            await killed.database.processors.update_one({"_id": "p"}, {"$inc": {"commits": 1}}, session=killed.session)
+        async with bound(server) as node:
+            assert node.service.epoch == 4

@@ -266,7 +266,7 @@ async def test_every_write_waits_for_the_majoritys_journals(opened: Opened, comm
 
 
 async def test_no_option_of_the_address_weakens_a_write() -> None:
-    """Whatever the URL asks for, writes wait for most members' journals, and reads see what most have, at the primary."""
+    """Whatever the URL asks for, writes wait for most journals, and reads see what most have, at the primary."""
     weak = (
         "w=0&journal=false&wTimeoutMS=1&readConcernLevel=local&readPreference=secondaryPreferred&retryWrites=false"
         "&retryReads=false&timeoutMS=1&minPoolSize=50&maxPoolSize=1"

@@ -1,7 +1,8 @@
 """Runs the gateway in the foreground: `python -m kato_gateway`, until SIGINT (Ctrl-C) or SIGTERM.
 
 `python -m kato_gateway doctor` says what is wrong with an installation, `… backup DIR` copies it: see there.
-Exit status: 0 stopped; 1 could not start, or failed; 2 bad settings. What went wrong is one line on stderr.
+Exit status: 0 stopped; 1 could not start, failed, or did not stop in time; 2 bad settings. What went wrong is one line
+on stderr.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack, closing
@@ -28,7 +30,7 @@ from kato_gateway import backup, wiring
 from kato_gateway.api.app import BODY_BYTES_MAX
 from kato_gateway.doctor import __main__ as doctor
 from kato_gateway.domain.errors import GatewayError
-from kato_gateway.home import HomeError, deployment_secret, held
+from kato_gateway.home import HomeError, deployment_secret, held, open_to_all
 from kato_gateway.settings import Settings, SettingsError, from_environment
 from kato_gateway.wiring import CannotStart
 from kato_node import settings as node_settings
@@ -38,6 +40,8 @@ from kato_node.wire.server import Server, server_config
 OKAY, FAILED, BAD_SETTINGS, INTERRUPTED = 0, 1, 2, 130
 _BACKLOG = 2_048
 _GRACE_S = 10  # for calls under way
+STOP_MAX_S = 45.0  # from the first signal: then it hurries, as after a second one
+END_MAX_S = 55.0  # then it is gone, whatever hangs; container engines wait 60 s in our compose file
 _KILL_PAUSES_S = (0.0, 0.1, 0.2, 0.5, 1.0)  # between looks for nodes that live, or while none can be told
 _TOOLS = {"doctor": doctor.main, "backup": backup.main}
 _log = logging.getLogger("kato_gateway")
@@ -61,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with held(settings.home):
             deployment_secret(settings.home, settings.secret_file)
             with closing(_listening(settings)) as listener:
-                logs.configure(settings.log_level)
+                logs.configure(settings.terminal_log_level if sys.stderr.isatty() else settings.log_level)
+                _say_what_everybody_can_read(settings)
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                     runner.run(_run(settings, listener, started_at_s))
     except (SettingsError, node_settings.SettingsError) as error:
@@ -123,7 +128,7 @@ async def _serve(app: FastAPI, listener: socket.socket, signals: _Signals, welco
 class _Signals:
     """SIGINT, SIGTERM and a closed terminal: the first asks to stop, another one to hurry. SIGHUP: see logs.
 
-    Made inside the running loop.
+    Made inside the running loop. Whatever hangs, the process ends within END_MAX_S of the first.
     """
 
     def __init__(self, home: Path) -> None:
@@ -137,7 +142,18 @@ class _Signals:
     def _received(self) -> None:
         if self.stop.is_set():
             self.hurry.set()
+            return
         self.stop.set()
+        asyncio.get_running_loop().call_later(STOP_MAX_S, self.hurry.set)
+        last = threading.Timer(END_MAX_S, _give_up)  # a thread: it is the loop, or one of its threads, that may hang
+        last.daemon = True
+        last.start()
+
+
+def _give_up() -> None:
+    """End this process where it stands. What was acknowledged is stored; nodes that run end by themselves."""
+    _log.error("stop_given_up", extra={"after_s": END_MAX_S})
+    os._exit(FAILED)
 
 
 async def _unless(event: asyncio.Event, work: Awaitable[object]) -> bool:
@@ -205,6 +221,13 @@ def _say_what_is_not_enforced(settings: Settings, runtime: Runtime) -> None:
     ):
         if value is not None and not enforced:
             _log.warning("limit_not_enforced", extra={"setting": name, "runtime": runtime.name})
+
+
+def _say_what_everybody_can_read(settings: Settings) -> None:
+    files = {"API_KEYS_FILE": settings.keys_file, "DEPLOYMENT_SECRET_FILE": settings.secret_file}
+    for name, path in files.items():
+        if path is not None and open_to_all(path):
+            _log.warning("file_open_to_all", extra={"setting": name, "path": str(path), "advice": f"chmod o= {path}"})
 
 
 def _failed(error: Exception, status: int) -> int:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 
 Json = dict[str, Any]
 PATIENCE_S = 60.0
+PROGRAM = ("-m", "kato_gateway")
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:
@@ -30,12 +31,12 @@ def eventually(condition: Callable[[], object], what: str) -> None:
         time.sleep(0.02)
 
 
-def start(home: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]:
+def start(home: Path, *arguments: str, program: Sequence[str] = PROGRAM, **settings: str) -> subprocess.Popen[str]:
     """Start `python -m kato_gateway` with these settings and no others; its log stands beside its home."""
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     with (home.parent / f"{home.name}.log").open("a") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "kato_gateway", *arguments],
+            [sys.executable, *program, *arguments],
             env={**inherited, "KATO_HOME": str(home), "GATEWAY_PORT": "0", "WARM_POOL_SIZE": "1", **settings},
             stdout=subprocess.PIPE,
             stderr=log,
@@ -47,8 +48,9 @@ def start(home: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]
 class Gateway:
     """One gateway after the other on one home."""
 
-    def __init__(self, home: Path, **settings: str) -> None:
+    def __init__(self, home: Path, *, program: Sequence[str] = PROGRAM, **settings: str) -> None:
         self.home = home
+        self.program = program
         self.settings = settings
         self.client = httpx.Client(timeout=PATIENCE_S)
         self.url = ""
@@ -72,7 +74,7 @@ class Gateway:
 
     def start(self) -> None:
         """Start a gateway and wait until it says where it serves."""
-        self._process = start(self.home, **self.settings)
+        self._process = start(self.home, program=self.program, **self.settings)
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if found := re.search(r"http://\S+:\d+", line):
@@ -142,9 +144,9 @@ def _belongs(process: psutil.Process, home: str) -> bool:
 
 
 @contextmanager
-def gateway(home: Path, **settings: str) -> Iterator[Gateway]:
+def gateway(home: Path, *, program: Sequence[str] = PROGRAM, **settings: str) -> Iterator[Gateway]:
     """Run a gateway; afterwards it is stopped, and no process of its home may be left."""
-    running = Gateway(home, **settings)
+    running = Gateway(home, program=program, **settings)
     try:
         with running.client:
             running.start()

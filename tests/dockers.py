@@ -235,6 +235,18 @@ def detour(directory: Path) -> Iterator[Detour]:
         thread.join()
 
 
+@contextmanager
+def own_network() -> Iterator[str]:
+    """A network for one run; whatever is left on it fails the run."""
+    name = f"kato-test-{uuid4().hex[:12]}"
+    no_way_out = "com.docker.network.bridge.enable_ip_masquerade=false"
+    docker("network", "create", "--label", LABEL, "--opt", no_way_out, name)
+    try:
+        yield name
+    finally:
+        docker("network", "rm", name)
+
+
 def docker_runtime(deployment: str, detour: Detour | None = None, *, network: str | None = None) -> DockerRuntime:
     """Return a runtime of a deployment, over the detour if there is one."""
     return DockerRuntime(deployment, network=network, engine_url=None if detour is None else detour.url)

@@ -175,7 +175,9 @@ class Recovery:
             await self._fleet.tidy(node.processor_id)
 
     def _seems_unused(self, node: NodeRecord) -> bool:
-        return self._is_in_use(node) and not self._ground.routes.sessions_on(node.node_id)
+        """Whether it may serve nobody: a session that another gateway has ended leaves our route to it behind."""
+        is_routed = self._ground.routes.sessions_on(node.node_id) and not self._peers.any_serve
+        return self._is_in_use(node) and not is_routed
 
     async def _tidied(self, node: NodeRecord) -> None:
         try:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import httpx
 import pytest
@@ -14,25 +12,14 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from kato_node.wire.tokens import node_secret, token_key
+from tests.dockers import own_network
 from tests.e2e.gateway_process import PATIENCE_S, Gateway, Json, eventually, gateway, start
-from tests.engine import IMAGE, LABEL, docker
+from tests.engine import IMAGE, docker
 from tests.mongo import mongo_in_container
 
 pytestmark = pytest.mark.docker
 
 POOL_SIZE = 1
-
-
-@contextmanager
-def own_network() -> Iterator[str]:
-    """A network for one run; whatever is left on it fails the run."""
-    name = f"kato-test-{uuid4().hex[:12]}"
-    no_way_out = "com.docker.network.bridge.enable_ip_masquerade=false"
-    docker("network", "create", "--label", LABEL, "--opt", no_way_out, name)
-    try:
-        yield name
-    finally:
-        docker("network", "rm", name)
 
 
 @pytest.fixture(scope="module")

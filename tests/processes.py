@@ -61,8 +61,10 @@ def zombies_of(parent: int) -> set[int]:
 
 
 def fork_servers_of(home: Path) -> set[int]:
-    """Return the pids of a home's fork servers: unlike nodes, they hold no node's lock."""
-    return {pid for pid in processes_of(home) if not _has_open(pid, home / "run")}
+    """Return the pids of a home's fork servers: unlike nodes, and what is to become one, none of them forked them."""
+    pids = processes_of(home)
+    parents = {pid: stat[1] for pid in pids if (stat := stat_of(pid))}
+    return {pid for pid, parent in parents.items() if int(parent) not in pids and not _has_open(pid, home / "run")}
 
 
 def _has_open(pid: int, directory: Path) -> bool:

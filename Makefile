@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
+# The drivers of MongoDB and of the Docker engine, where the gateway is to use them.
+SERVERS := $(if $(MONGO_URL),$(VENV)/.servers)
 STARTED_AT := $(shell date +%s)
 
 .PHONY: help up doctor demo test check format docs bench lock clean image base-image chaos test-mongo-image compose-up compose-down
@@ -14,10 +16,10 @@ STARTED_AT := $(shell date +%s)
 help: ## Show what can be asked for
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
 
-up: $(VENV)/.run ## Start the gateway in the foreground; Ctrl-C ends it and its nodes
+up: $(VENV)/.run $(SERVERS) ## Start the gateway in the foreground; Ctrl-C ends it and its nodes
 	@exec $(PY) -m kato_gateway --started-at $(STARTED_AT)
 
-doctor: $(VENV)/.run ## Say what is wrong with the installation, and what to do
+doctor: $(VENV)/.run $(SERVERS) ## Say what is wrong with the installation, and what to do
 	@exec $(PY) -m kato_gateway doctor $(DOCTOR_ARGS)
 
 demo: $(VENV)/.examples ## Two isolated users, then learn 300 Bach chorales and predict the next chord of 68 others
@@ -79,6 +81,10 @@ $(VENV)/bin/python:
 $(VENV)/.run: $(VENV)/bin/python pyproject.toml constraints.txt
 	@echo "Installing KATO into $(VENV) …"
 	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/.servers: $(VENV)/.run
+	@$(INSTALL) --editable '.[mongo,docker]'
 	touch $@
 
 $(VENV)/.examples: $(VENV)/.run

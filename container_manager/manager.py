@@ -119,7 +119,9 @@ async def _docker_runtime(deployment: str, image: str, network: str | None, mong
     try:
         from container_manager.runtimes.docker import DockerRuntime  # noqa: PLC0415 - the SDK is an extra
     except ImportError:
-        raise RuntimeUnavailable("the Docker SDK is not installed: pip install 'kato-platform[docker]'") from None
+        raise RuntimeUnavailable(
+            "the Docker SDK is not installed: pip install -e '.[docker]' in KATO's folder"
+        ) from None
     runtime = DockerRuntime(deployment, network=network)
     await runtime.check_image(image)
     return runtime

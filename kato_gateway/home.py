@@ -28,7 +28,8 @@ def held(home: Path) -> Iterator[None]:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(home / "gateway.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise HomeError(f"KATO_HOME={str(home)!r} cannot be used: {error.strerror}") from error
+        message = f"KATO_HOME={str(home)!r} cannot be used: {error.strerror}; set it to a folder that can be written"
+        raise HomeError(message) from error
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,10 +58,22 @@ def deployment_secret(home: Path, given: Path | None) -> str:
     Raises: HomeError if the file cannot be read or holds too little.
     """
     path = home / "secret" if given is None else given
-    text = _made_once(path, secrets.token_urlsafe(32)) if given is None else _read(path)
+    setting = "" if path == home / "secret" else "DEPLOYMENT_SECRET_FILE: "
+    try:
+        text = _made_once(path, secrets.token_urlsafe(32)) if given is None else _read(path)
+    except HomeError as error:
+        raise HomeError(f"{setting}{error}") from error
     if len(text) < _SECRET_CHARACTERS_MIN:
-        raise HomeError(f"{path} must hold a secret of at least {_SECRET_CHARACTERS_MIN} characters")
+        raise HomeError(f"{setting}{path} must hold a secret of at least {_SECRET_CHARACTERS_MIN} characters")
     return text
+
+
+def open_to_all(path: Path) -> bool:
+    """Whether every user of this machine may read the file; of one that has gone meanwhile nobody may."""
+    try:
+        return bool(path.stat().st_mode & 0o004)
+    except OSError:
+        return False
 
 
 def secret_digest(secret: str) -> str:

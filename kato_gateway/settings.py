@@ -62,7 +62,8 @@ class Settings:
         node_image, node_network: of containers; network None: one of this installation's own.
         node_memory_max_bytes, node_cpus_max: limits of each node, None: the runtime's usual ones.
         config: the nodes' defaults, as text, by their names in capitals.
-        keys: one of which every request needs; none: whoever reaches us may call.
+        log_level: of the gateway and its nodes; terminal_log_level: of what the gateway shows on a terminal.
+        keys: one of which every request needs; none: whoever reaches us may call. keys_file: where they are from.
         secret_file: the deployment's secret; None: the home's own, made when missing.
     """
 
@@ -73,6 +74,7 @@ class Settings:
     idle_timeout_s: float = 900.0
     session_ttl_s: float = 3600.0
     log_level: str = "INFO"
+    terminal_log_level: str = "WARNING"  # a line for each request would bury what is said to people
     runtime: RuntimeName = "auto"
     mongo_url: str | None = field(default=None, repr=False)  # either holds a password, as a rule
     mongo_database: str = "kato"
@@ -83,6 +85,7 @@ class Settings:
     node_cpus_max: float | None = None
     secret_file: Path | None = None
     keys: KeyTable = NO_KEYS
+    keys_file: Path | None = None
     config: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -94,7 +97,8 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
     mongo_url, node_mongo_url = read.mongo_url("MONGO_URL"), read.mongo_url("NODE_MONGO_URL")
     _check_storage(runtime, mongo_url, node_mongo_url)
     secret_file = read.text("DEPLOYMENT_SECRET_FILE", "")
-    keys = _keys(read.text("API_KEYS", ""), read.text("API_KEYS_FILE", ""))
+    keys_file = read.text("API_KEYS_FILE", "")
+    keys = _keys(read.text("API_KEYS", ""), keys_file)
     return Settings(
         home=_path("KATO_HOME", read.text("KATO_HOME", "~/.kato")),
         host=_host(read.text("GATEWAY_HOST", default.host), keys),
@@ -103,6 +107,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         idle_timeout_s=read.number("IDLE_TIMEOUT_S", default.idle_timeout_s, high=_DURATION_MAX_S),
         session_ttl_s=read.number("SESSION_TTL_S", default.session_ttl_s, high=_DURATION_MAX_S, above_zero=True),
         log_level=_log_level(read.text("LOG_LEVEL", default.log_level)),
+        terminal_log_level=_log_level(read.text("LOG_LEVEL", default.terminal_log_level)),
         runtime=runtime,
         mongo_url=mongo_url,
         mongo_database=read.matching("MONGO_DATABASE", _DATABASE, default.mongo_database),
@@ -113,6 +118,7 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         node_cpus_max=read.number("NODE_CPUS_MAX", 0.0, high=1024.0, above_zero=True) or None,
         secret_file=_path("DEPLOYMENT_SECRET_FILE", secret_file) if secret_file else None,
         keys=keys,
+        keys_file=_path("API_KEYS_FILE", keys_file) if keys_file else None,
         config={name: environment[name] for name in CONFIG_NAMES if environment.get(name)},
     )
 

@@ -170,7 +170,7 @@ def _check_url(name: str, url: str) -> None:
         from pymongo.errors import PyMongoError  # noqa: PLC0415 - only where there is a MongoDB
         from pymongo.uri_parser import parse_uri  # noqa: PLC0415
     except ImportError as error:
-        raise CannotStart(f"{name} needs the MongoDB driver: pip install 'kato-platform[mongo]'") from error
+        raise CannotStart(f"{name} needs the MongoDB driver: pip install -e '.[mongo]' in KATO's folder") from error
     if url.startswith("mongodb+srv://"):
         return  # would be looked up in the network
     try:

@@ -181,7 +181,9 @@ async def _stores(settings: Settings) -> AsyncIterator[Callable[[str], Store]]:
     try:
         from kato_node.store.mongo import MongoStores  # noqa: PLC0415
     except ImportError as error:
-        raise StoreUnavailable("MONGO_URL needs the MongoDB driver: pip install 'kato-platform[mongo]'") from error
+        raise StoreUnavailable(
+            "MONGO_URL needs the MongoDB driver: pip install -e '.[mongo]' in KATO's folder"
+        ) from error
     stores = MongoStores(settings.mongo_url, settings.mongo_database)
     if settings.processor_id is None:
         try:

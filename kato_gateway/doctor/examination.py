@@ -39,6 +39,8 @@ def _installation(settings: Settings) -> Iterator[Finding]:
         found, recorded = _mongo(settings.mongo_url, settings.mongo_database)
         yield from found
     yield files.look_at_secret(home, settings.secret_file, recorded)
+    if settings.keys_file is not None:
+        yield files.look_at_keys(settings.keys_file)
     if recorded is not None:
         yield clocks.against_records(recorded.newest_s)
     gateway = processes.gateway_pid(home)
@@ -58,7 +60,7 @@ def _mongo(url: str, database: str) -> tuple[list[Finding], Recorded | None]:
     try:
         from kato_gateway.doctor.mongo import look_at_mongo  # noqa: PLC0415 - only where there is a MongoDB
     except ImportError:
-        return [fail("mongodb", "its driver is not installed", "pip install 'kato-platform[mongo]'")], None
+        return [fail("mongodb", "its driver is not installed", "pip install -e '.[mongo]' in KATO's folder")], None
     return look_at_mongo(url, database)
 
 
@@ -67,5 +69,5 @@ def _engine(settings: Settings, recorded: Recorded | None) -> list[Finding]:
     try:
         from kato_gateway.doctor.engine import look_at_engine  # noqa: PLC0415 - only where there is an engine
     except ImportError:
-        return [trouble("engine", "the Docker SDK is not installed", "pip install 'kato-platform[docker]'")]
+        return [trouble("engine", "the Docker SDK is not installed", "pip install -e '.[docker]' in KATO's folder")]
     return look_at_engine(settings.node_image, recorded, trouble)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kato_gateway.doctor.findings import Finding, fail, ok, warn
-from kato_gateway.home import HomeError, deployment_secret, secret_digest
+from kato_gateway.home import HomeError, deployment_secret, open_to_all, secret_digest
 from kato_gateway.registry import schema
 
 PROCESSOR_SCHEMA = 1  # kato_node.store.sqlite.SCHEMA_VERSION
@@ -79,6 +79,13 @@ def look_at_secret(home: Path, given: Path | None, recorded: Recorded | None) ->
     if path.stat().st_mode & 0o077:
         return warn("secret", f"{path} can be read by other users of this machine", f"chmod 600 {path}")
     return ok("secret", f"{path} is there, and private")
+
+
+def look_at_keys(path: Path) -> Finding:
+    """Say whether the file of the API keys, which was read, is its owner's alone."""
+    if open_to_all(path):
+        return warn("keys", f"{path} can be read by every user of this machine", f"chmod o= {path}")
+    return ok("keys", f"{path} is there, and not everybody's")
 
 
 def look_at_registry(home: Path) -> tuple[Finding, Recorded | None]:

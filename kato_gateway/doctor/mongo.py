@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, cast
 
 import pymongo
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError
 
 from kato_gateway.doctor.clocks import compared
 from kato_gateway.doctor.files import Recorded
@@ -16,7 +16,8 @@ from kato_gateway.doctor.findings import Finding, fail, ok
 from kato_gateway.registry import mongo_schema as schema
 
 TIMEOUT_MS = 3_000
-_ADVICE = "start it, or see to MONGO_URL: host, port, name, password, authSource"
+_ADVICE = "start it, or see to MONGO_URL: host and port, replicaSet"
+_LOGIN_ADVICE = "see to MONGO_URL: name, password, authSource; and to the user's right to readWrite on MONGO_DATABASE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +34,17 @@ def look_at_mongo(url: str, database: str) -> tuple[list[Finding], Recorded | No
     """Say whether MongoDB can serve the installation; return what its registry says, None if it cannot be told."""
     try:
         answer = _answer(url, database)
+    except OperationFailure as error:
+        return [fail("mongodb", f"answers, and refuses us: {_named(error)}", _LOGIN_ADVICE)], None
     except (PyMongoError, ValueError) as error:  # its words may name who logs in: the kind of error has to do
         return [fail("mongodb", f"does not answer: {type(error).__name__}", _ADVICE)], None
     return list(_judged(answer)), answer.recorded
+
+
+def _named(error: OperationFailure) -> str:
+    """Return the server's name for the error: its words may name who logs in."""
+    name = (error.details or {}).get("codeName")
+    return name if isinstance(name, str) else f"code {error.code}"
 
 
 def _judged(answer: Answer) -> Iterator[Finding]:

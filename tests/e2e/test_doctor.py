@@ -145,6 +145,15 @@ def test_a_missing_or_useless_secret_fails(home: Path, tmp_path: Path) -> None:
     assert examined(home, DEPLOYMENT_SECRET_FILE=str(tmp_path / "nowhere")).worst("secret") == "fail"
 
 
+def test_keys_that_everybody_can_read_are_warned_of(home: Path, tmp_path: Path) -> None:
+    """A file of keys is well unless every user of the machine can read it."""
+    keys = tmp_path / "keys"
+    keys.write_text("ann:a-key-of-nobody-at-all\n")
+    for mode, status in ((0o600, "ok"), (0o644, "warn")):
+        keys.chmod(mode)
+        assert examined(home, API_KEYS_FILE=str(keys)).worst("keys") == status
+
+
 def test_a_damaged_registry_fails(home: Path) -> None:
     """A registry file that is no database, or damaged inside, fails, and the advice is the backup."""
     path = home / "gateway.sqlite"

@@ -99,16 +99,32 @@ def test_one_gateway_serves_a_home(tmp_path: Path) -> None:
         assert running.ask("GET", "/health")["status"] == "healthy"
 
 
-def test_a_closed_terminal_ends_it(tmp_path: Path) -> None:
-    """When the terminal that it was started in goes away the gateway ends like after Ctrl-C."""
-    home = Gateway(tmp_path / "home")
+def at_terminal(home: Path, **settings: str) -> tuple[int, int, bytes]:
+    """Start a gateway in a terminal of its own: its pid, the terminal, and what stands there when it serves."""
     pid, terminal = pty.fork()
     if pid == 0:
-        settings = {"KATO_HOME": str(home.home), "GATEWAY_PORT": "0", "WARM_POOL_SIZE": "1", "PATH": os.environ["PATH"]}
-        os.execve(sys.executable, [sys.executable, "-m", "kato_gateway"], settings)
+        usual = {"KATO_HOME": str(home), "GATEWAY_PORT": "0", "WARM_POOL_SIZE": "1", "PATH": os.environ["PATH"]}
+        os.execve(sys.executable, [sys.executable, "-m", "kato_gateway"], {**usual, **settings})
     said = b""
     while b"Ctrl-C ends it" not in said:
         said += os.read(terminal, 4096)
+    return pid, terminal, said
+
+
+@pytest.mark.parametrize(("settings", "shown"), [({}, False), ({"LOG_LEVEL": "INFO"}, True)])
+def test_a_terminal_shows_no_more_than_people_read(tmp_path: Path, settings: dict[str, str], shown: bool) -> None:
+    """On a terminal the first line is where it serves: the log begins at WARNING, unless LOG_LEVEL says otherwise."""
+    pid, terminal, said = at_terminal(tmp_path / "home", **settings)
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    assert (b"gateway_started" in said) is shown
+    assert said.startswith(b"KATO serves at ") is not shown
+
+
+def test_a_closed_terminal_ends_it(tmp_path: Path) -> None:
+    """When the terminal that it was started in goes away the gateway ends like after Ctrl-C."""
+    home = Gateway(tmp_path / "home")
+    pid, terminal, _ = at_terminal(home.home)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     eventually(lambda: not home.processes(), "the end of every process of the home")
@@ -132,6 +148,21 @@ def test_ipv6_is_served(tmp_path: Path) -> None:
         with connect(session["ws_url"]) as talk:
             talk.send('{"type": "ping"}')
             assert "pong" in talk.recv()
+
+
+def test_keys_that_everybody_can_read_are_warned_of(tmp_path: Path) -> None:
+    """A file of keys that every user of the machine can read is warned of, with what to do; another one not."""
+    keys = tmp_path / "keys"
+    keys.write_text("ann:a-key-of-nobody-at-all\n")
+    warned = []
+    for mode in (0o644, 0o640):
+        keys.chmod(mode)
+        with gateway(tmp_path / f"home-{mode:o}", API_KEYS_FILE=str(keys), WARM_POOL_SIZE="0") as running:
+            lines = [json.loads(line) for line in running.log.splitlines()]
+            warned.append([line for line in lines if line["event"] == "file_open_to_all"])
+    [told], private = warned
+    assert (told["level"], told["setting"], told["advice"]) == ("WARNING", "API_KEYS_FILE", f"chmod o= {keys}")
+    assert private == []
 
 
 def test_a_limit_that_is_not_enforced_is_said_so(tmp_path: Path) -> None:

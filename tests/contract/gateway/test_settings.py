@@ -57,6 +57,7 @@ def test_every_setting_is_read() -> None:
         idle_timeout_s=0.0,
         session_ttl_s=1.5,
         log_level="DEBUG",
+        terminal_log_level="DEBUG",
         runtime="docker",
         mongo_url="mongodb://localhost/?replicaSet=rs",
         mongo_database="other",

@@ -1,4 +1,4 @@
-"""The one writer of a node: all changes that wait go into one transaction, and into memory once the store has them.
+"""The one writer of a node: changes that wait go into one transaction, and into memory once the store has them.
 
 What becomes of the LTM is decided here, one change after the other, each seeing those before it in the same batch.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from kato_node.domain.learn import Pattern
-from kato_node.domain.ltm import UNCHANGED, Ltm, LtmChange, LtmReader, Staged
+from kato_node.domain.ltm import UNCHANGED, Ltm, LtmChange, LtmReader, Staged, pattern_bytes
+from kato_node.domain.state import event_bytes
 from kato_node.ownership import Ownership
 from kato_node.store.base import Batch, CommitUnknown, Fenced, SessionWrite, Store, StoreUnavailable
 
@@ -21,6 +23,9 @@ Edit = Callable[[LtmReader], LtmChange]
 
 _NOTHING = Batch(sessions=(), ltm=())
 _PART_PATTERNS = 1_000  # that enter the LTM at once
+
+# Of one transaction, which is closed once it holds as much: a store writes some MiB in a second, and has five seconds.
+BATCH_BYTES_MAX = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,22 +102,28 @@ class Writer:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            batch, self._waiting = self._waiting, []
+            batch: Sequence[_Waiting] = self._waiting
+            self._waiting = []
             try:
-                await self._write(batch)
+                while batch:
+                    batch = await self._write(batch)
             except BaseException:
                 _fail(batch, CommitUnknown("The node stopped while it wrote this; repeat the call with the same key."))
                 raise
 
-    async def _write(self, batch: Sequence[_Waiting]) -> None:
+    async def _write(self, batch: Sequence[_Waiting]) -> Sequence[_Waiting]:
+        """Write what one transaction has room for; return the rest, of which nothing is decided yet."""
         try:
             await self.settled()
         except (StoreUnavailable, Fenced) as error:
             _fail(batch, error)
-            return
-        accepted = self._accepted(batch)
-        if not accepted:
-            return
+            return ()
+        accepted, rest = self._accepted(batch)
+        if accepted:
+            await self._commit(accepted)
+        return rest
+
+    async def _commit(self, accepted: Sequence[_Waiting]) -> None:
         started_s = self._ownership.now_s()
         try:
             await self._store.commit(_batch(accepted), epoch=self._ownership.epoch)
@@ -129,11 +140,14 @@ class Writer:
         else:
             self._ownership.confirm(started_s)
 
-    def _accepted(self, batch: Sequence[_Waiting]) -> list[_Waiting]:
-        """Decide what each change does to the LTM; return those that nothing speaks against."""
+    def _accepted(self, batch: Sequence[_Waiting]) -> tuple[list[_Waiting], Sequence[_Waiting]]:
+        """Decide what each change does to the LTM; return those that nothing speaks against, and those without room."""
         staged = Staged(self._ltm)
-        accepted = []
-        for waiting in batch:
+        accepted: list[_Waiting] = []
+        size = 0
+        for position, waiting in enumerate(batch):
+            if size >= BATCH_BYTES_MAX:
+                return accepted, batch[position:]
             try:
                 waiting.ltm = _decided(staged, waiting.change.edits)
                 waiting.session = waiting.change.session()
@@ -143,7 +157,8 @@ class Writer:
                 for change in waiting.ltm:
                     staged.apply(change)
                 accepted.append(waiting)
-        return accepted
+                size += _new_bytes(waiting)
+        return accepted, ()
 
     def _apply(self, accepted: Sequence[_Waiting]) -> None:
         """Bring memory to what is now stored. Nothing here waits, so nobody sees half of it."""
@@ -210,6 +225,19 @@ def _batch(accepted: Sequence[_Waiting]) -> Batch:
         sessions=[waiting.session for waiting in accepted if waiting.session is not None],
         ltm=[change for waiting in accepted for change in waiting.ltm],
     )
+
+
+def _new_bytes(waiting: _Waiting) -> int:
+    """Return about how much the change has a store write: what is new of its session, and patterns as a whole."""
+    patterns = sum(pattern_bytes(pattern) for change in waiting.ltm for pattern in change.put)
+    if waiting.session is None or waiting.session.after is None:
+        return patterns
+    before, after = waiting.session.before, waiting.session.after
+    time, known_bytes = (-1, 0) if before is None else (before.state.time, before.state.carried_bytes)
+    events = after.state.stm[bisect_right(after.state.event_times, time) :]
+    carried = max(0, after.state.carried_bytes - known_bytes)
+    reply = after.operations[-1].reply if after.operations else None
+    return patterns + sum(map(event_bytes, events)) + carried + len(reply or "")
 
 
 def _fail(waiting: Sequence[_Waiting], error: Exception) -> None:

@@ -9,14 +9,16 @@ import asyncio
 import logging
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
 
 from kato_node.wire import headers, strict_json
 from kato_node.wire.errors import ErrorReply
@@ -29,6 +31,9 @@ _POLL_S = 0.002
 _AHEAD_MAX = 16
 _AHEAD_BYTES_MAX = 65_536
 _UNREADABLE = ErrorReply(code="MALFORMED_JSON", message="This is not an HTTP/1.1 request that can be read.")
+_NO_HANDSHAKE = ErrorReply(
+    code="MALFORMED_JSON", message="This is not a handshake of a WebSocket of version 13; a client library makes one."
+)
 _log = logging.getLogger(__name__)
 
 
@@ -131,18 +136,23 @@ class HttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer with the envelope, and close."""
-        _log.info("request_unreadable", extra={"reason": msg})
-        body = strict_json.dumps(_UNREADABLE.envelope)
-        head = [
-            b"HTTP/1.1 400 Bad Request",
-            *(name + b": " + value for name, value in self.server_state.default_headers),
-            b"content-type: application/json",
-            b"content-length: %d" % len(body),
-            b"%s: %s" % (headers.REQUEST_ID.encode(), secrets.token_hex(16).encode()),
-            b"connection: close",
-        ]
-        self.transport.write(b"\r\n".join([*head, b"", body]))
+        self.transport.write(_bad_request(_UNREADABLE, self.server_state.default_headers, reason=msg))
         self.transport.close()
+
+
+def _bad_request(reply: ErrorReply, default_headers: Iterable[tuple[bytes, bytes]], *, reason: str) -> bytes:
+    """Return the whole reply to what no application has seen. `reason` is for the log."""
+    _log.info("request_unreadable", extra={"reason": reason})
+    body = strict_json.dumps(reply.envelope)
+    head = [
+        b"HTTP/1.1 400 Bad Request",
+        *(name + b": " + value for name, value in default_headers),
+        b"content-type: application/json",
+        b"content-length: %d" % len(body),
+        b"%s: %s" % (headers.REQUEST_ID.encode(), secrets.token_hex(16).encode()),
+        b"connection: close",
+    ]
+    return b"\r\n".join([*head, b"", body])
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):
@@ -152,6 +162,16 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     """
 
     _heard = False
+
+    def handle_connect(self, event: Request) -> None:
+        """Begin with a handshake; answer one that is none with the envelope, and close."""
+        if self.conn.accept(event).status_code == HTTPStatus.SWITCHING_PROTOCOLS:
+            super().handle_connect(event)
+            return
+        self.handshake_complete = self.close_sent = True
+        reason = str(self.conn.handshake_exc)
+        self.transport.write(_bad_request(_NO_HANDSHAKE, self.default_headers, reason=reason))
+        self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Take what the peer sent; whatever it is, the peer lives."""

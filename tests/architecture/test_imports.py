@@ -151,6 +151,7 @@ SERVER = (
     "uvicorn",
     "uvicorn.protocols.http.httptools_impl",
     "uvicorn.protocols.websockets.websockets_sansio_impl",
+    "websockets.http11",
 )
 
 # module -> {import: reason}

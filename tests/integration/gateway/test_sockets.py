@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -216,3 +217,25 @@ async def test_pings_are_no_use(client: aiohttp.ClientSession) -> None:
             await socket.send_str('{"type": "learn", "payload": {"x": "ping"}}')
             await socket.receive_str()
             assert set(places.activity.take()) == {"s"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        HANDSHAKE.replace(b"Sec-WebSocket-Version: 13", b"Sec-WebSocket-Version: 8"),
+        HANDSHAKE.replace(b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n", b""),
+        HANDSHAKE.replace(b"AAAA==", b"no base64"),
+    ],
+)
+async def test_a_handshake_that_is_none_gets_the_envelope(wrong: bytes) -> None:
+    """What asks for a WebSocket without being its handshake is answered as any error is, and the connection closes."""
+    async with gateway(Places({})) as front:
+        reader, writer = await asyncio.open_connection(front.host, front.port)
+        writer.write(wrong)
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"x-request-id: " in head
+    told = json.loads(body)
+    assert (told["status"], told["error"]["code"]) == (400, "MALFORMED_JSON")

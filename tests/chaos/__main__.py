@@ -8,6 +8,7 @@ way to ask.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -18,6 +19,7 @@ from tests.chaos.real.stream import AFTER_COMMIT
 from tests.chaos.report import Outcome, summary
 
 RUNS = 200
+_TERMINATED = 143
 
 
 def main() -> int:
@@ -28,6 +30,7 @@ def main() -> int:
         print(f"chaos: {error}", file=sys.stderr)
         return 2
     outcomes = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))  # nothing of the runs is to be left then, either
     with PLANTS[asked.plant]() if asked.plant else nullcontext():
         for outcome in _runs(asked):
             outcomes.append(outcome)

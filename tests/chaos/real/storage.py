@@ -26,6 +26,7 @@ from tests.tcpproxy import TcpProxy, proxied
 DATABASE = "kato"
 DISK_BYTES = 96 * 2**20
 _BALLAST_BYTES = 4096
+_PARTING_S = 0.2
 _COMMIT = b"commitTransaction"
 
 
@@ -125,7 +126,7 @@ async def mongo(path: Path) -> AsyncIterator[Mongo]:
     with StandIn(path / "mongo") as server:
         async with proxied(server.address) as proxy:
             url = f"mongodb://{proxy.address[0]}:{proxy.address[1]}/?directConnection=true"
-            yield Mongo(
+            storage = Mongo(
                 url=server.url,
                 settings={"MONGO_URL": url, "MONGO_DATABASE": DATABASE, "RUNTIME": "process"},
                 troubles={
@@ -137,6 +138,11 @@ async def mongo(path: Path) -> AsyncIterator[Mongo]:
                     "kill-storage": lambda _: _killed(server),
                 },
             )
+            try:
+                yield storage
+            finally:
+                proxy.refuse()
+                await asyncio.sleep(_PARTING_S)  # connections that end by themselves need not be cancelled
 
 
 def _swallowing(proxy: TcpProxy) -> None:

@@ -109,6 +109,25 @@ def _kill_in_recovery(world: World, _processor_id: str, steps: int, _lasts_s: fl
     ends(RESTART_S + 1e-6, again)
 
 
+def _end_gateway(world: World, _processor_id: str, _steps: int, _lasts_s: float, _ends: Ends) -> None:
+    """SIGTERM; another one is started."""
+    gateway = world.gateway
+    if gateway is None or not gateway.process.alive:
+        return
+
+    async def ended() -> None:
+        await gateway.lifecycle.stop()
+        gateway.process.kill()
+
+    void(gateway.process.run(ended()))
+
+
+def _kill_in_end(world: World, processor_id: str, steps: int, lasts_s: float, ends: Ends) -> None:
+    """SIGTERM, and death before everything is in order."""
+    _end_gateway(world, processor_id, steps, lasts_s, ends)
+    _kill_gateway(world, processor_id, 3 * steps, lasts_s, ends)
+
+
 def _stop_gateway(world: World, _processor_id: str, steps: int, lasts_s: float, ends: Ends) -> None:
     process = _gateway(world)
     if process is not None:
@@ -187,6 +206,8 @@ FAULTS: Mapping[str, Happens] = {
     "kill-gateway": _kill_gateway,
     "kill-in-recovery": _kill_in_recovery,
     "stop-gateway": _stop_gateway,
+    "end-gateway": _end_gateway,
+    "kill-in-end": _kill_in_end,
     "before-commit": _at_commit("before-commit"),
     "after-commit": _at_commit("after-commit"),
     "lost-commit-reply": _at_commit("lost-commit-reply"),

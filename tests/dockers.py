@@ -81,12 +81,12 @@ def has_made_containers(deployment: str) -> bool:
 NOTHING = Left(containers=frozenset(), networks=frozenset(), volumes=frozenset())
 
 
-def clean_up(deployment: str) -> None:
+def clean_up(deployment: str, *, networks: bool = True) -> None:
     """Remove whatever a failed test has left of a deployment."""
     left = left_by(deployment)
     if left.containers:
         docker("rm", "--force", "--volumes", *left.containers)
-    if left.networks:
+    if left.networks and networks:
         docker("network", "rm", *left.networks)
 
 

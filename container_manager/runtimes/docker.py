@@ -6,6 +6,7 @@ The engine is the only record: containers are found by their labels, in one list
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import AsyncIterator, Sequence
@@ -49,9 +50,9 @@ _CHASES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
 @dataclass(slots=True, kw_only=True)
 class _Start:
-    """One call of start: what it has asked the engine for, and what it got."""
+    """One call of start: what it has asked the engine for, and what it got. Each container asked for has its token."""
 
-    token: str
+    token: str = ""
     is_asked: bool = False
     is_refused: bool = False
     container_id: str | None = None
@@ -103,12 +104,21 @@ class DockerRuntime:
             facts = await self._docker.facts()
             self._engine = f"docker:{facts.id}"
             self._network_id = await self._network.ready()
-            self._inside = self._network_id if await self._network.is_joined(self._network_id) else None
+            self._inside = await self._own_network()
         except BaseException:
             await self._docker.close()
             raise
         if not self._exits.is_open:
             self._exits.open(facts.now_s)
+
+    async def _own_network(self) -> str | None:
+        """Return the network's id if we are on it ourselves; where we cannot use it, it is not left behind."""
+        try:
+            return self._network_id if await self._network.is_joined(self._network_id) else None
+        except BaseException:
+            with contextlib.suppress(RuntimeUnavailable):
+                await self._network.remove()
+            raise
 
     async def close(self, *, leave_nodes: bool = False) -> None:
         """Wait for starts, cancelled ones to be undone; remove the network if no node is on it. Idempotent."""
@@ -186,7 +196,7 @@ class DockerRuntime:
     # Starting.
 
     async def _started(self, spec: NodeSpec, timeout_s: float) -> NodeStatus:
-        start = _Start(token=secrets.token_hex(8))
+        start = _Start()
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + timeout_s
         try:
@@ -209,6 +219,7 @@ class DockerRuntime:
     async def _run(self, spec: NodeSpec, start: _Start, give_up_at: float) -> None:
         """Create and start the container. Raises: ContainerError."""
         clock = asyncio.get_running_loop().time
+        start.token = secrets.token_hex(8)
         config = container_config(spec, network_id=self._network_id, start=start.token)
         start.is_asked, start.is_refused = True, False
         try:
@@ -281,30 +292,30 @@ class DockerRuntime:
             return
         is_known = start.is_refused or start.container_id is not None
         try:
-            if await self._cleared(start) or is_known:
+            if await self._cleared(start.token) or is_known:
                 start.is_asked, start.container_id = False, None
                 return
         except RuntimeUnavailable as error:
             logger.info("start_undone_later", extra={"node_id": spec.node_id, "reason": str(error)})
-        chase = asyncio.create_task(self._chase(spec, start))
+        chase = asyncio.create_task(self._chase(spec, start.token))
         self._chases.add(chase)
         chase.add_done_callback(self._chases.discard)
 
-    async def _cleared(self, start: _Start) -> bool:
-        """Delete what the start made; whether there was anything. Raises: RuntimeUnavailable."""
-        made = await self._containers.find({START: start.token})
+    async def _cleared(self, token: str) -> bool:
+        """Delete what was made for a token; whether there was anything. Raises: RuntimeUnavailable."""
+        made = await self._containers.find({START: token})
         for found in made:
             await self._delete(found)
         return bool(made)
 
-    async def _chase(self, spec: NodeSpec, start: _Start) -> None:
+    async def _chase(self, spec: NodeSpec, token: str) -> None:
         """Look for what an unanswered call may still make, for two minutes."""
         reason = "the runtime was closed"
         try:
             for pause_s in _CHASES_S:
                 await asyncio.sleep(pause_s)
                 try:
-                    if await self._cleared(start):
+                    if await self._cleared(token):
                         return
                     reason = ""
                 except RuntimeUnavailable as error:

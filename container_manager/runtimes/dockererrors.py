@@ -56,7 +56,7 @@ def refusal(error: APIError, doing: str) -> ContainerError:
             return NetworkGone(words)
         case 409 if "already in use" in lower:
             return NameTaken(f"{words}; adopt or remove it")
-        case 400:
+        case 400 | 404 if error.status_code == 400 or "no such container" in lower:  # somebody removed it meanwhile
             return StartFailed(words)
     return RuntimeUnavailable(f"{words} (status {error.status_code})")
 

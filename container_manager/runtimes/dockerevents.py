@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -21,6 +22,8 @@ _PAUSE_MIN_S, _PAUSE_MAX_S = 0.1, 5.0
 _JOIN_S = 2.0
 _UNHEARD_MAX = 1024
 _NANO = 1_000_000_000
+_OUT_OF_REACH = (DockerException, OSError, ValueError, HTTPError)  # whoever asks next says so
+_log = logging.getLogger(__name__)
 
 
 class _Actor(TypedDict):
@@ -133,7 +136,9 @@ class _Follower:
             try:
                 self._follow()
                 pause_s = _PAUSE_MIN_S
-            except (DockerException, OSError, ValueError, HTTPError):  # out of reach; whoever asks next says so
+            except Exception as error:  # noqa: BLE001 - nobody would start this thread again
+                if not isinstance(error, _OUT_OF_REACH):
+                    _log.warning("events_not_understood", exc_info=error)
                 pause_s = min(2 * pause_s, _PAUSE_MAX_S)
             self._ending.wait(pause_s)
 

@@ -7,10 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from container_manager.errors import ContainerError, ImageMissing, NameTaken, ResourcesExhausted, RuntimeUnavailable
+from container_manager.errors import (
+    ContainerError,
+    ImageMissing,
+    NameTaken,
+    ResourcesExhausted,
+    RuntimeUnavailable,
+    StartFailed,
+)
 from container_manager.runtimes.docker import DockerRuntime
 from container_manager.spec import Liveness, NodeSpec
-from tests.dockers import NOTHING, Detour, docker_runtime, has_made_containers, left_by, new_deployment, tiny_container
+from tests.dockers import (
+    NOTHING,
+    Detour,
+    clean_up,
+    docker_runtime,
+    has_made_containers,
+    left_by,
+    new_deployment,
+    tiny_container,
+)
 from tests.engine import docker
 from tests.integration.containers.docker_fixtures import deployment, detoured, engine, runtime
 from tests.processes import descriptors, until
@@ -117,7 +133,7 @@ async def test_a_lost_answer_leaves_nothing(
 async def test_a_slow_engine_is_unavailable(detoured: DockerRuntime, engine: Detour, deployment: str) -> None:
     """A create that is not answered in time fails; when the engine makes the container later, it is removed."""
     engine.holds = CREATE
-    with pytest.raises(RuntimeUnavailable, match="no answer from the Docker engine within 1 s"):
+    with pytest.raises(RuntimeUnavailable, match="no answer from the Docker engine within"):
         await detoured.start(tiny_container(deployment=deployment), timeout_s=1.0)
     engine.release()
     await until(lambda: has_made_containers(deployment), what="the container of a call that came late")
@@ -136,7 +152,21 @@ async def test_a_start_that_is_cancelled_in_the_engine_leaves_nothing(
     engine.release()
     with pytest.raises(asyncio.CancelledError):
         await start
+    assert has_made_containers(deployment)
     assert containers_of(deployment) == frozenset()
+
+
+async def test_a_container_that_somebody_removes_fails_its_start(
+    detoured: DockerRuntime, engine: Detour, deployment: str
+) -> None:
+    """A container that is removed by others before it runs fails its start as such: the engine is in reach."""
+    engine.holds = START
+    start = asyncio.create_task(detoured.start(tiny_container(deployment=deployment), timeout_s=TIMEOUT_S))
+    await asyncio.to_thread(engine.held.wait, TIMEOUT_S)
+    clean_up(deployment, networks=False)
+    engine.release()
+    with pytest.raises(StartFailed, match="No such container"):
+        await start
 
 
 async def test_slow_creates_hold_up_no_questions(detoured: DockerRuntime, engine: Detour, deployment: str) -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from container_manager.runtimes.docker import DockerRuntime
-from tests.dockers import SOCKET, clean_up, left_by, tiny_container, tiny_image
+from tests.dockers import NOTHING, SOCKET, clean_up, left_by, tiny_container, tiny_image
 from tests.engine import ROOT, container, docker
 from tests.integration.containers.docker_fixtures import deployment, runtime
 
@@ -22,7 +22,7 @@ from container_manager.runtimes.docker import DockerRuntime
 from container_manager.spec import NodeSpec
 
 async def main(deployment, network, image):
-    runtime = DockerRuntime(deployment, network=network)
+    runtime = DockerRuntime(deployment, network=network or None)
     await runtime.open()
     spec = NodeSpec(node_id=deployment, deployment=deployment, image=image, env={"TINY": ""}, created_at_s=1.0)
     status = await runtime.start(spec, timeout_s=60)
@@ -75,8 +75,6 @@ def test_a_gateway_with_the_hosts_network_uses_the_loopback(deployment: str) -> 
 
 
 def test_a_gateway_on_another_network_refuses_to_start(deployment: str) -> None:
-    """In a container that is not on the nodes' network, opening fails and says what to set."""
-    network = f"kato-{deployment}"
-    docker("network", "create", "--label", f"kato.deployment={deployment}", network)
-    assert "set NODE_NETWORK to a network that it is on" in inside(deployment, network)
-    clean_up(deployment)
+    """In a container that is not on the nodes' network, opening fails, says what to set, and leaves no network."""
+    assert "set NODE_NETWORK to a network that it is on" in inside(deployment, "")
+    assert left_by(deployment) == NOTHING

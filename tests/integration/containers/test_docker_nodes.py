@@ -127,7 +127,7 @@ async def test_a_node_reaches_its_network_and_nothing_beyond(runtime: DockerRunt
         container("--network", "bridge", command=serve) as far,
     ):
         near_ip = near.inspect()["NetworkSettings"]["Networks"][f"kato-{deployment}"]["IPAddress"]
-        far_ip = far.inspect()["NetworkSettings"]["IPAddress"]
+        far_ip = far.inspect()["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
         listening = ("python", "-c", "import socket; socket.create_connection(('127.0.0.1', 8000))")
         for each in (near, far):
             await _until_it_runs(each.id, listening)

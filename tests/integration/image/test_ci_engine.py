@@ -48,7 +48,7 @@ def runs(run: Path) -> bool:
 
 @pytest.mark.parametrize("check", ["true", "false"])
 def test_the_engine_that_was_started_ends(environment: dict[str, str], tmp_path: Path, check: str) -> None:
-    """Whether what comes after it succeeds or fails, the engine ends with the run that started it, and the run says so."""
+    """Whether what comes after it succeeds or fails, the engine ends with the run that started it."""
     script = f"set -euo pipefail; source .ci/engine; trap stop_engine EXIT; make_sure_of_engine; {check}"
     done = subprocess.run(
         ["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False

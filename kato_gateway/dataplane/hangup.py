@@ -11,15 +11,17 @@ from starlette.types import Receive
 
 T = TypeVar("T")
 
+_GONE = frozenset({"http.disconnect", "websocket.disconnect"})
+
 
 async def hung_up(receive: Receive) -> None:
-    """Wait until the client hangs up; its request must have been read."""
-    while (await receive())["type"] != "http.disconnect":
+    """Wait until the client hangs up; its request, or the first event of its WebSocket, must have been read."""
+    while (await receive())["type"] not in _GONE:
         pass
 
 
 async def unless_hung_up(receive: Receive, work: Awaitable[T]) -> T:
-    """Return what the work returns; it is cancelled once the client hangs up, whose request must have been read.
+    """Return what the work returns; it is cancelled once the client hangs up, as `hung_up` finds out.
 
     Raises: ClientDisconnect, and what the work raises.
     """

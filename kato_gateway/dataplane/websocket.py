@@ -9,6 +9,7 @@ from yarl import URL
 from kato_gateway.dataplane.admit import Forward, Head
 from kato_gateway.dataplane.attempts import Limits, Resolver, Usage, attempt
 from kato_gateway.dataplane.conversation import Attached, Conversation
+from kato_gateway.dataplane.hangup import unless_hung_up
 from kato_gateway.dataplane.heads import request_headers
 from kato_gateway.dataplane.proxy import Client
 from kato_gateway.dataplane.routes import Route
@@ -29,7 +30,7 @@ class WebSocketProxy:
     async def run(self, head: Head, forward: Forward, request_id: str, receive: Receive, send: Send) -> None:
         """Reach the session's node, accept the client, and copy messages until the client's socket closes.
 
-        Raises: GatewayError, before the client has been accepted.
+        Raises: GatewayError, ClientDisconnect, before the client has been accepted.
         """
 
         async def attach() -> Attached:
@@ -43,7 +44,7 @@ class WebSocketProxy:
             )
 
         await receive()  # websocket.connect
-        first = await attach()
+        first = await unless_hung_up(receive, attach())  # before it is accepted a client has nothing else to send
         self._usage.touch(forward.session_id)
         conversation = Conversation(
             receive, send, first, attach=attach, resolver=self._resolver, usage=self._usage, limits=self._limits

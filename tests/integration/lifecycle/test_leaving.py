@@ -14,6 +14,7 @@ from kato_gateway.domain.policy import LifecyclePolicy
 from kato_gateway.domain.sessions import SessionStatus
 from kato_gateway.lifecycle import CreateSession, Lifecycle
 from tests.integration.gateway.serving import gateway as over_http
+from tests.integration.gateway.test_sockets import HANDSHAKE
 from tests.integration.lifecycle.world import World, assert_sound, created, serving, settle
 
 ONE_START = LifecyclePolicy(warm_pool_size=0, starts_max=1)
@@ -174,6 +175,30 @@ async def test_a_client_that_hangs_up_leaves_the_queue(world: World, path: str, 
             await until_waiting(gateway, 1)
             async with posting(at, path, body):
                 await until_waiting(gateway, 2)
+            await until_waiting(gateway, 1)
+            gate.set()
+            assert (await stays).status == 201
+        await settle()
+        assert await world.sessions() == {"asleep": SessionStatus.HIBERNATED, "stays": SessionStatus.ACTIVE}
+        await assert_sound(world, gateway)
+    await world.run(gateway.stop())
+
+
+async def test_a_socket_that_hangs_up_leaves_the_queue(world: World) -> None:
+    """A handshake that waits for a node waits no longer than its client does."""
+    gateway = world.gateway(policy=ONE_START)
+    await world.run(gateway.start())
+    await created(world, gateway, "asleep")
+    await world.run(gateway.end_node("asleep"))
+    async with over_http(gateway) as at, aiohttp.ClientSession() as client:
+        with held_up(world) as gate:
+            stays = asyncio.create_task(client.post(f"{at.http_url}/sessions", json={"session_id": "stays"}))
+            await until_waiting(gateway, 1)
+            _, writer = await asyncio.open_connection(at.host, at.port)
+            writer.write(HANDSHAKE.replace(b"/sessions/s/", b"/sessions/asleep/"))
+            await until_waiting(gateway, 2)
+            writer.close()
+            await writer.wait_closed()
             await until_waiting(gateway, 1)
             gate.set()
             assert (await stays).status == 201

@@ -128,6 +128,20 @@ async def test_a_life_of_commits_is_stored_step_by_step(open_store: OpenStore) -
         before = after
 
 
+async def test_what_goes_at_either_end_leaves_what_is_between(open_store: OpenStore) -> None:
+    """Rows that are dropped at the front, at the end, or at both take none of the others along."""
+    store = await open_store()
+    epoch = (await store.bind()).epoch
+    events = tuple((f"{number}",) for number in range(9))
+    for first, last in ((0, 5), (3, 9), (2, 7), (4, 5), (5, 5)):
+        before = record(state=SessionState(stm=events, event_times=tuple(range(1, 10)), time=9))
+        kept = SessionState(stm=events[first:last], event_times=tuple(range(first + 1, last + 1)), time=9)
+        after = replace(before, state=kept)
+        await store.commit(batch(write(None, before)), epoch=epoch)
+        await store.commit(batch(write(before, after)), epoch=epoch)
+        assert await store.load_session("s") == after
+
+
 async def test_an_ended_session_leaves_nothing_and_takes_nobody_along(open_store: OpenStore) -> None:
     """Deleting a session deletes its documents alone, however alike the ids are."""
     store = await open_store()

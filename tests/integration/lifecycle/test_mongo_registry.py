@@ -199,6 +199,26 @@ async def test_a_purge_and_a_create_cannot_miss_each_other(
     assert await registry.purges() == ([] if finishes else ["p"])
 
 
+def test_whatever_brings_a_session_to_a_processor_writes_its_document() -> None:
+    """Made, revived or moved there, a session is no more missed by a purge than one that is created."""
+    live, over = session("s", on="p"), ended(session("s", on="p"), reason=EndReason.DELETED, at_s=2.0)
+    used = [
+        plan is not None and {name for name, touch in plan.touches.items() if touch.uses}
+        for plan in (
+            planned([SessionChange(before=before, after=after)])
+            for before, after in (
+                (None, live),
+                (over, live),
+                (replace(live, processor_id="q"), live),
+                (live, slid(live, at_s=2.0)),
+                (live, over),
+                (over, None),
+            )
+        )
+    ]
+    assert used == [{"p"}, {"p"}, {"p"}, set(), set(), set()]
+
+
 async def test_a_create_that_meets_a_purge_under_way_comes_after_it(
     opened: Opened, mongo_url: str, mongo_database: str
 ) -> None:

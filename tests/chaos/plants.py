@@ -40,13 +40,13 @@ def _assign_before_commit() -> Iterator[None]:
     """Memory follows what was decided, before the store has it."""
     decided = Writer._accepted
 
-    def accepted(self: Writer, batch: Any) -> Sequence[Any]:
-        waiting = decided(self, batch)
+    def accepted(self: Writer, batch: Any) -> tuple[list[Any], Sequence[Any]]:
+        waiting, rest = decided(self, batch)
         for one in waiting:
             for change in one.ltm:
                 self._ltm.apply(change)
             one.change.apply()
-        return waiting
+        return waiting, rest
 
     def confirmed(_self: Writer, waiting: Any) -> None:
         for one in waiting:

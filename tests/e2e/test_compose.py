@@ -206,6 +206,24 @@ def test_compose_takes_the_file(installation: Installation) -> None:
     installation.env_file.unlink()
 
 
+def test_settings_that_are_there_stay_and_what_is_needed_is_added(tmp_path: Path) -> None:
+    """A copy of .env.example with changes is completed once, and made private; what the environment says is kept."""
+    env_file = tmp_path / "env"
+    env_file.write_text(EXAMPLE.replace("PRIMARY_ADDRESS=127.0.0.1:8001\n", ""))
+    (tmp_path / "socket").touch()
+    given = {"ENV_FILE": str(env_file), "DOCKER_SOCKET": str(tmp_path / "socket"), "PRIMARY_ADDRESS": "127.0.0.1:1"}
+    written = []
+    for _ in range(2):
+        command = [str(ROOT / ".ci" / "compose"), "write_settings"]
+        subprocess.run(command, env={"PATH": os.environ["PATH"], **given}, check=True)
+        written.append(dict(re.findall(r"^(\w+)=(.+)$", env_file.read_text(), re.MULTILINE)))
+    first, again = written
+    assert first == again
+    assert {"MONGO_ROOT_PASSWORD", "MONGO_PASSWORD", "CONTAINER_USER", "DOCKER_GID"} <= first.keys()
+    assert (first["PRIMARY_ADDRESS"], first["GATEWAY_ADDRESS"]) == ("127.0.0.1:1", "127.0.0.1:8000")
+    assert env_file.stat().st_mode & 0o777 == 0o600
+
+
 def test_the_example_has_every_variable_and_its_default() -> None:
     """.env.example names every variable of the compose file and no other, with the default that it has there."""
     found = re.findall(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}", COMPOSE)

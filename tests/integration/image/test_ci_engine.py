@@ -1,10 +1,11 @@
-"""The engine of a new machine (.ci/engine): programs on PATH stand in for Docker's and for the system's."""
+"""The engine of CI: of a new machine (.ci/engine), and as tests insist on it. Programs on PATH stand in for Docker's."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,3 +67,52 @@ def test_an_engine_that_runs_stays(environment: dict[str, str], tmp_path: Path) 
     assert "Starting" not in done.stdout
     assert runs(tmp_path)
     (tmp_path / "pid").unlink()
+
+
+SKIPPED = """
+import pytest
+
+@pytest.mark.docker
+def test_that_is_skipped():
+    pytest.skip("for whatever reason")
+
+@pytest.mark.docker
+@pytest.mark.skipif(True, reason="for whatever reason")
+def test_that_is_not_begun():
+    raise AssertionError
+"""
+
+
+@pytest.mark.parametrize(
+    ("wanted", "docker", "counted"),
+    [
+        ("", "true", "2 skipped"),
+        ("required", "true", "1 failed, 1 error"),
+        ("", "false", "2 skipped"),
+        ("required", "false", "2 errors"),
+    ],
+)
+def test_where_an_engine_is_required_nothing_is_skipped(tmp_path: Path, wanted: str, docker: str, counted: str) -> None:
+    """Of the tests marked `docker` none is skipped, for whatever reason, where KATO_TEST_DOCKER=required."""
+    (tmp_path / "docker").write_text(f"#!/bin/sh\n{docker}\n")
+    (tmp_path / "docker").chmod(0o755)
+    names = "pytest_runtest_makereport, pytest_runtest_setup"
+    (tmp_path / "conftest.py").write_text(f"from tests.engine import {names}\n__all__ = {names.split(', ')}\n")
+    (tmp_path / "test_some.py").write_text(SKIPPED)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "KATO_TEST_DOCKER": wanted}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        "/dev/null",
+        "-o",
+        "markers=docker",
+    ]
+    done = subprocess.run(
+        [*command, f"--rootdir={tmp_path}", str(tmp_path)], env=path, capture_output=True, text=True, check=False
+    )
+    assert counted in done.stdout, done.stdout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import calls, nodes  # noqa: F401 - importing enters their benchmarks
+from benchmarks import calls, density, nodes  # noqa: F401 - importing enters their benchmarks
 from benchmarks.frame import BENCHMARKS, run
 
 

@@ -13,14 +13,14 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def gateway(url: str | None = None) -> Iterator[str]:
+def gateway(url: str | None = None, **settings: str) -> Iterator[str]:
     """Yield the address of a running gateway; without `url` start one on a free port, and end it afterwards."""
     if url is not None:
         yield url.rstrip("/")
         return
     with tempfile.TemporaryDirectory(prefix="kato-") as home:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("KATO_")}
-        environment = {**inherited, "KATO_HOME": home, "GATEWAY_PORT": "0", "LOG_LEVEL": "ERROR"}
+        environment = {**inherited, "KATO_HOME": home, "GATEWAY_PORT": "0", "LOG_LEVEL": "ERROR", **settings}
         command = [sys.executable, "-m", "kato_gateway"]
         # A group of its own: Ctrl-C ends the example, which then ends the gateway, once.
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, process_group=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,7 @@ from tests.mongo import mongo_in_container
 pytestmark = pytest.mark.docker
 
 POOL_SIZE = 1
+CROWD = 10
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +93,25 @@ def test_a_first_session_leaves_nothing_but_what_it_learned(running: Gateway) ->
     [prediction] = running.ask("GET", "/sessions/second/predictions")["predictions"]
     assert prediction["future"] == [["c"]]
     running.ask("DELETE", "/sessions/second")
+
+
+def test_a_crowd_of_containers(running: Gateway) -> None:
+    """Sessions that live at once, more than the pool has, each in a container, answer their own STM; then all go."""
+    names = [f"one-of-{CROWD}-{number}" for number in range(CROWD)]
+
+    def lives(name: str) -> None:
+        running.ask("POST", "/sessions", {"session_id": name})
+        running.ask("POST", f"/sessions/{name}/observe", {"strings": [name]})
+
+    with ThreadPoolExecutor(CROWD) as clients:
+        list(clients.map(lives, names))
+        for _ in range(3):
+            stms = list(clients.map(lambda name: running.ask("GET", f"/sessions/{name}/stm")["stm"], names))
+            assert stms == [[[name]] for name in names]
+        bound = {node["processor_id"]: node["node_id"] for node in nodes(running) if node["state"] == "bound"}
+        assert (set(bound), len(set(bound.values()))) == (set(names), CROWD)
+        list(clients.map(lambda name: running.ask("DELETE", f"/sessions/{name}"), names))
+    eventually(lambda: is_at_rest(running), "a full pool and nothing else")
 
 
 def test_a_container_is_reached_directly_with_the_token(running: Gateway) -> None:

@@ -1,4 +1,4 @@
-"""The engine of CI: of a new machine (.ci/engine), and as tests insist on it. Programs on PATH stand in for Docker's."""
+"""The engine of CI: of a new machine (.ci/engine), and as tests insist on it. Stand-ins are on PATH."""
 
 from __future__ import annotations
 

@@ -53,15 +53,23 @@ class Circuit:
         failure: what the other side's absence is told by, beside TimeoutError; any other error is an answer.
         clock_s: seconds that only go on.
         chance: uniform in [0, 1); spreads the tries of several gateways.
+        heralds: what to ask again at once when this one closes: it is about the same other side.
     """
 
     def __init__(
-        self, name: str, failure: type[Exception], *, clock_s: Seconds, chance: Callable[[], float] = random.random
+        self,
+        name: str,
+        failure: type[Exception],
+        *,
+        clock_s: Seconds,
+        chance: Callable[[], float] = random.random,
+        heralds: Sequence[Circuit] = (),
     ) -> None:
         self.name = name
         self._failure = failure
         self._clock_s = clock_s
         self._chance = chance
+        self._heralds = heralds
         self._quick = 0
         self._pauses = 0
         self._failed_s = clock_s()
@@ -105,6 +113,8 @@ class Circuit:
     def _answered(self) -> None:
         if self.is_open:
             _log.warning("circuit_closed", extra={"calls": self.name})
+            for circuit in self._heralds:
+                circuit._retry_s = self._clock_s()
         self._quick = self._pauses = 0
 
     def _failed(self, began_s: float, *, slow: bool) -> None:
@@ -131,8 +141,8 @@ class GuardedRegistry:
     def __init__(self, registry: Registry, *, clock_s: Seconds, call_max_s: float = REGISTRY_MAX_S) -> None:
         self._registry = registry
         self._max_s = call_max_s
-        self._reads = Circuit("registry reads", RegistryUnavailable, clock_s=clock_s)
         self._changes = Circuit("registry changes", RegistryUnavailable, clock_s=clock_s)
+        self._reads = Circuit("registry reads", RegistryUnavailable, clock_s=clock_s, heralds=[self._changes])
         self.open = registry.open
         self.close = registry.close
 
@@ -215,9 +225,10 @@ class GuardedRuntime:
     def __init__(self, runtime: Runtime, *, clock_s: Seconds, call_max_s: float) -> None:
         self._runtime = runtime
         self._max_s = call_max_s
-        self._asking = Circuit("runtime", RuntimeUnavailable, clock_s=clock_s)
         self._starting = Circuit("runtime's starts", RuntimeUnavailable, clock_s=clock_s)
         self._changing = Circuit("runtime's changes", RuntimeUnavailable, clock_s=clock_s)
+        heralds = [self._starting, self._changing]
+        self._asking = Circuit("runtime", RuntimeUnavailable, clock_s=clock_s, heralds=heralds)
         self.name = runtime.name
         self.capabilities = runtime.capabilities
         self.open = runtime.open

@@ -42,6 +42,12 @@ class Outage:
         self.asked: Counter[str] = Counter()
         self._part = part
         self._hangs = hangs
+        self._end = asyncio.Event()
+
+    def ends(self) -> None:
+        """Answer again, also whoever still waits."""
+        self.is_on = False
+        self._end.set()
 
     async def __call__(self, name: str, phase: Phase) -> None:
         """Strike before a call of the part."""
@@ -49,7 +55,8 @@ class Outage:
             return
         self.asked[name] += 1
         if self._hangs:
-            await asyncio.Event().wait()
+            await self._end.wait()
+            return
         raise RegistryUnavailable("away", retry_after_s=1.0)
 
 
@@ -77,10 +84,10 @@ async def test_an_engine_that_hangs(world: World) -> None:
         assert outage.asked["runtime.start"] == asked
         assert outage.asked.total() <= 2 * REMOVALS_MAX
         assert await gateway.resolve("s") == made.route
-        outage.is_on = False
+        outage.ends()
         await world.clock.turn(PAUSE_MAX_S)
         await created(world, gateway, "t")
-        await world.clock.turn(3 * POLICY.sweep_interval_s)
+        await world.clock.turn(AWAY_S)
         assert await gateway.resolve("s") == made.route
         await assert_sound(world, gateway)
 
@@ -98,7 +105,7 @@ async def test_a_registry_that_is_away(world: World) -> None:
             PAUSE_MAX_S / 2
         )  # reads and changes, half a pause apart at least
         assert await gateway.resolve("s") == made.route
-        outage.is_on = False
+        outage.ends()
         await world.clock.turn(PAUSE_MAX_S + POLICY.upkeep_interval_s)
         await created(world, gateway, "t")
         await world.clock.turn(AWAY_S)
@@ -124,7 +131,7 @@ async def test_a_registry_that_hangs_is_not_waited_for_by_everybody() -> None:
     with pytest.raises(RegistryUnavailable):
         await registry.apply([])
     assert outage.asked.total() == 2
-    outage.is_on = False
+    outage.ends()
     time_s = PAUSE_MAX_S
     assert await registry.session("s") is None
     assert await registry.apply([])

@@ -145,3 +145,20 @@ def test_an_answer_that_tells_nothing_closes_nothing() -> None:
     with side.circuit.call() as trial:
         trial.told = False
     assert not side.is_asked()
+
+
+def test_the_return_of_the_other_side_is_told() -> None:
+    """A circuit that closes has those of the same other side asked again at once, however long their pause still is."""
+    side = Side()
+    herald = Circuit("reads", _Away, clock_s=lambda: side.time_s, heralds=[side.circuit])
+    with pytest.raises(TimeoutError), herald.call():
+        raise TimeoutError
+    for _ in range(8):
+        side.fails(after_s=SLOW_S)
+        side.time_s += PAUSE_MAX_S
+    side.fails()
+    side.time_s += PAUSE_MAX_S / 4
+    assert side.is_refused()
+    with herald.call():
+        pass
+    assert side.is_asked()

@@ -25,6 +25,7 @@ from kato_node.wire.tokens import node_secret, token_key
 _MIB = 1024 * 1024
 DEFAULT_HOME = "~/.kato"
 _FLAGS = {"1": True, "true": True, "0": False, "false": False}
+_DATABASES_OF_MONGODB = frozenset({"admin", "config", "local"})
 _KATO_NAMES = frozenset({"KATO_HOME"})
 
 
@@ -110,7 +111,7 @@ def from_environment(environment: Mapping[str, str], *, pool: bool = False) -> S
         processor_name=given.get("PROCESSOR_NAME", processor_id),
         node_id=node_id,
         mongo_url=read.mongo_url(),
-        mongo_database=read.matching("MONGO_DATABASE", r"^[A-Za-z0-9_-]{1,63}$", default="kato"),
+        mongo_database=read.mongo_database(),
         home=read.home(),
         host=given.get("HOST", "127.0.0.1"),
         port=read.port(),
@@ -161,6 +162,12 @@ class _Reader:
         if url is not None and not url.startswith(("mongodb://", "mongodb+srv://")):
             raise SettingsError("MONGO_URL: must begin with mongodb:// or mongodb+srv://")
         return url
+
+    def mongo_database(self) -> str:
+        name = self.matching("MONGO_DATABASE", r"^[A-Za-z0-9_-]{1,63}$", default="kato")
+        if name.lower() in _DATABASES_OF_MONGODB:
+            raise SettingsError(f"MONGO_DATABASE: {name!r} is MongoDB's own, which has no transactions")
+        return name
 
     def port(self) -> int:
         text = self.given.get("PORT", "8000")

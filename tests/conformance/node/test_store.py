@@ -242,7 +242,9 @@ async def test_many_patterns_load(open_store: OpenStore) -> None:
     store = await open_store()
     epoch = (await store.bind()).epoch
     names = [f"{number:040x}" for number in range(2_500)]
-    await store.commit(batch(ltm=(LtmChange(put=tuple(map(pattern, names))),)), epoch=epoch)
+    for first in range(0, len(names), 500):
+        part = tuple(map(pattern, names[first : first + 500]))
+        await store.commit(batch(ltm=(LtmChange(put=part),)), epoch=epoch)
     assert await patterns(store) == dict.fromkeys(names, 1)
 
 

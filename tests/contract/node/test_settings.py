@@ -26,6 +26,7 @@ BAD: list[tuple[Mapping[str, str], str]] = [
     ({"PROCESSOR_ID": "p", "SORT_SYMBOLS": "yes"}, "SORT_SYMBOLS"),
     ({"PROCESSOR_ID": "p", "PERSISTENCE": "5.0"}, "PERSISTENCE"),
     ({"PROCESSOR_ID": "p", "MONGO_URL": "http://x"}, "MONGO_URL"),
+    *(({"PROCESSOR_ID": "p", "MONGO_DATABASE": bad}, "MONGO_DATABASE") for bad in ("a.b", "admin", "Local", "config")),
     ({"PROCESSOR_ID": "p", "NODE_POOL": "yes"}, "NODE_POOL"),
     ({"PROCESSOR_ID": "p", "NODE_POOL": "1"}, "PROCESSOR_ID"),
     ({"PROCESSOR_ID": "p", "DEPLOYMENT_SECRET_FILE": "/nowhere/secret"}, "DEPLOYMENT_SECRET_FILE"),

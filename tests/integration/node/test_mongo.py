@@ -111,7 +111,7 @@ async def test_a_commit_that_nobody_acknowledges_is_unknown(server: Server, monk
         await observe_all(node, None, "a", "b")
         server.fail("commitTransaction", times=None, closeConnection=True)
         with monkeypatch.context() as impatient:
-            impatient.setattr(mongo, "COMMIT_TIMEOUT_S", 0.05)
+            impatient.setattr(mongo, "COMMIT_TIMEOUT_S", 0.5)
             with pytest.raises(CommitUnknown):
                 await node.service.learn(None, retry=key("1"))
             reply = await node.reads.stm(None)

@@ -194,7 +194,8 @@ def _known(body: Json, names: Set[str], at: str = "") -> Mapping[str, Json]:
     if not isinstance(body, dict):
         raise InvalidRequest([(at or "body", "must be an object")])
     if unknown := body.keys() - names:
-        raise InvalidRequest([(f"{at}.{name}" if at else name, "unknown field") for name in sorted(unknown)])
+        message = f"unknown field; known are {', '.join(sorted(names)) or 'none'}"
+        raise InvalidRequest([(f"{at}.{name}" if at else name, message) for name in sorted(unknown)])
     return body
 
 

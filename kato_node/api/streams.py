@@ -189,7 +189,8 @@ class _Import:
     def stopped(self, told: ErrorReply) -> ErrorReply:
         """Return the error with how far the import came."""
         line = self._reader.number if self._stopped_at is None else self._stopped_at
-        advice = f"{self._imported} patterns were imported, {self._skipped} had been before; send everything again."
+        form = "Send one JSON object a line (curl: --data-binary). " if told.code == "MALFORMED_JSON" else ""
+        advice = f"{form}{self._imported} patterns were imported, {self._skipped} had been before; send everything again."
         details = {**told.details, "line": line, "imported": self._imported, "skipped": self._skipped}
         return replace(told, message=f"Line {line}: {told.message} {advice}", details=details)
 

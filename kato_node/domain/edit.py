@@ -37,7 +37,7 @@ def validated_edit(fields: Mapping[str, object], *, limits: Limits = LIMITS) -> 
     """Return the edit that these fields, of anything that JSON decodes to, ask for. Raises: ValidationFailed."""
     check = Check(limits)
     for name in fields.keys() - set(_FIELDS):
-        check.reject(name, "unknown field")
+        check.reject(name, f"unknown field; known are {', '.join(_FIELDS)}")
     given = {name: fields[name] for name in _FIELDS if name in fields}
     edit = PatternEdit(
         frequency=checked_frequency(check, given["frequency"]) if "frequency" in given else None,

@@ -38,7 +38,7 @@ STATUS: Mapping[str, int] = MappingProxyType(
 )
 RETRY_AFTER_S = 1
 ERRORS_MAX = 100
-TEXT_MAX = 200
+TEXT_MAX = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -369,6 +369,8 @@ async def test_a_processor_in_use_is_owed_no_purge(registry: Registry) -> None:
     over = ended(one, reason=EndReason.DELETED, at_s=5.0)
     assert await registry.apply([SessionChange(before=one, after=over), owing])
     assert await registry.purges() == [one.processor_id]
+    assert await registry.apply([SessionChange(before=over, after=None)])
+    assert await registry.purges() == [one.processor_id]
 
 
 async def test_a_fact_is_what_the_first_gateway_proposed(another: Another) -> None:

@@ -10,11 +10,13 @@ from functools import cache
 
 import bson
 import pytest
+from pymongo import ReadPreference
 
 from kato_node.domain.learn import Pattern
 from kato_node.domain.limits import LIMITS
 from kato_node.domain.ltm import LtmChange, pattern_bytes
 from kato_node.domain.state import EMPTY, Percept, SessionState
+from kato_node.store import mongo_client
 from kato_node.store.base import StoreUnavailable
 from tests.conformance.node.stores import batch, operation, record, write
 from tests.integration.node.mongo_nodes import Commands, bound_node, commands, open_store
@@ -27,7 +29,7 @@ STRONG = {"w": "majority", "j": True, "wtimeout": 4_000}
 MAJORITY = {"level": "majority"}
 WEAK = (
     "w=0&journal=false&wTimeoutMS=1&readConcernLevel=local&readPreference=secondaryPreferred&retryWrites=false"
-    "&timeoutMS=60000&maxPoolSize=1"
+    "&retryReads=false&timeoutMS=60000&maxPoolSize=1"
 )
 WRITES = {"insert", "update", "delete", "findAndModify", "commitTransaction", "abortTransaction", "create"}
 READS = {"find", "aggregate", "count", "distinct"}
@@ -72,6 +74,20 @@ async def test_a_node_reads_what_it_wrote_of_whatever_server(
     reads = [command for command in reads if "autocommit" not in command]
     assert {command["find"] for command in reads} >= {"patterns", "vectors", "sessions", "session_rows"}
     assert all("afterClusterTime" in command["readConcern"] for command in reads)
+
+
+async def test_no_option_of_the_url_weakens_a_node() -> None:
+    """Whatever the URL asks for, a node writes for good, reads what most members have, and waits for nothing for ever."""
+    heartbeats = mongo_client.Heartbeats()
+    client = mongo_client.connected(f"mongodb://127.0.0.1:1/?{WEAK}&socketTimeoutMS=0&minPoolSize=1", heartbeats)
+    assert client.write_concern.document == STRONG
+    assert client.read_concern.document == MAJORITY
+    assert client.read_preference == ReadPreference.PRIMARY
+    assert (client.options.retry_writes, client.options.retry_reads, client.options.timeout) == (True, True, None)
+    pool = client.options.pool_options
+    assert (pool.socket_timeout, pool.connect_timeout, pool.wait_queue_timeout) == (5.0, 2.0, 5.0)
+    assert (pool.min_pool_size, pool.max_pool_size) == (0, 50)
+    await client.close()
 
 
 async def test_many_nodes_may_be_the_first_of_a_processor(mongo_url: str, mongo_database: str) -> None:

@@ -25,7 +25,7 @@ class Limits:
         kept_bytes_max: of a request's body, and of a reply's: up to there a broken call is repeated from memory.
         answer_s: from the whole (or kept) request to the reply's head, nodes that had to be woken included; from each
             piece of a streamed request anew.
-        silence_s: between two pieces of a streamed reply.
+        silence_s: between two pieces of a streamed reply, for the node to send one and for the client to take it.
         silent_s: of waiting for a reply's head, after which the node is asked whether it is there; and again.
         node_ping_s: between two pings to a WebSocket's node, which has half of it to answer.
         owed_max: messages of one WebSocket that its node has not answered yet; of `kept_bytes_max` together.

@@ -69,8 +69,8 @@ class DataPlane:
         call = Call(head=head, forward=forward, body=body, request_id=_request_id(forward))
         answer = await self._http.answer(call)
         try:
-            await _deliver(answer, receive, send)
-        except AnswerBroken:
+            await _deliver(answer, receive, send, silence_s=self._limits.silence_s)
+        except (AnswerBroken, TimeoutError):
             # The head is out: that the connection ends too early is all that the client can still be told.
             _log.warning("reply_broken_off")
 
@@ -91,8 +91,11 @@ def _request_id(forward: Forward) -> str:
     return str(known["request_id"])
 
 
-async def _deliver(answer: Answer, receive: Receive, send: Send) -> None:
-    """Send a reply on; a streamed one until the client hangs up. Raises: AnswerBroken."""
+async def _deliver(answer: Answer, receive: Receive, send: Send, *, silence_s: float) -> None:
+    """Send a reply on; a streamed one until the client hangs up, or takes nothing of it for so long.
+
+    Raises: AnswerBroken; TimeoutError for a client that takes nothing: nobody's node is to wait for it.
+    """
     await send({"type": "http.response.start", "status": answer.status, "headers": answer.headers})
     if answer.rest is None:
         await send({"type": "http.response.body", "body": answer.body})
@@ -103,7 +106,8 @@ async def _deliver(answer: Answer, receive: Receive, send: Send) -> None:
             async for chunk in rest:
                 if gone.done():
                     return
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                async with asyncio.timeout(silence_s):
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
     finally:
         gone.cancel()

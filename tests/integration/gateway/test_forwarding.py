@@ -409,6 +409,30 @@ async def test_nobody_streams_to_a_client_that_hung_up(client: aiohttp.ClientSes
         await closed.wait()
 
 
+async def test_nobody_streams_to_a_client_that_does_not_read() -> None:
+    """A client that takes nothing more of a streamed reply is given up: its session is in use no more."""
+    closed = asyncio.Event()
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        try:
+            while True:
+                writer.write(b"10000\r\n" + b"a" * 0x10000 + b"\r\n")
+                await writer.drain()
+        finally:
+            closed.set()
+
+    async with talking(endless) as at:
+        places = Places({"default": [at]})
+        async with gateway(places, replace(QUICK, silence_s=0.1)) as front:
+            _, writer = await asyncio.open_connection(front.host, front.port)
+            writer.write(b"GET /genes HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await closed.wait()
+            assert not places.activity.in_use("default")
+            writer.transport.abort()
+
+
 async def test_connections_to_a_node_are_kept(client: aiohttp.ClientSession) -> None:
     """Calls one after the other share one connection to the node."""
     connections = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -176,7 +177,8 @@ def _silent() -> Iterator[None]:
 
 @contextmanager
 def _chosen(seed: int) -> Iterator[None]:
-    """Have ids follow from the seed."""
+    """Have ids and pauses follow from the seed."""
     chance = Random(f"{seed}/ids")
+    random.seed(f"{seed}/pauses")
     with mock.patch.object(secrets, "token_hex", lambda length=16: chance.randbytes(length).hex()):
         yield

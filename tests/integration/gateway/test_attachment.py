@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from websockets.utils import accept_key
 
 from kato_gateway.dataplane.attempts import Limits
+from kato_gateway.dataplane.routes import Route
 from kato_gateway.domain.errors import CapacityReached
 from kato_node.wire import messages
 from kato_node.wire.server import Heartbeat
@@ -89,6 +90,37 @@ async def test_a_node_that_leaves_is_replaced_by_the_next_message() -> None:
             await socket.send_str("b")
             assert await socket.receive_str() == "b"
     assert (first.heard, second.heard) == (["a"], ["b"])
+
+
+@dataclass
+class Queue(Places):
+    """Places of which the second is waited for until whoever waits leaves."""
+
+    waiting: asyncio.Event = field(default_factory=asyncio.Event)
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def resolve(self, session_id: str, *, owner: str | None = None) -> Route:
+        """See Places."""
+        if self.lost_routes:
+            self.waiting.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.left.set()
+        return await super().resolve(session_id, owner=owner)
+
+
+async def test_a_message_whose_client_leaves_waits_for_no_node() -> None:
+    """A client that hangs up while its message waits for a node leaves the queue."""
+    async with server(Scribe()) as (at, leaving):
+        places = Queue({"s": [at]})
+        async with socket_to(places) as socket:
+            leaving.stop()
+            await places.reported.wait()
+            await socket.send_str("b")
+            await places.waiting.wait()
+            await socket.close()
+            await places.left.wait()
 
 
 async def test_a_socket_never_reaches_the_next_session_of_its_id() -> None:

@@ -190,9 +190,11 @@ class _Import:
         """Return the error with how far the import came."""
         line = self._reader.number if self._stopped_at is None else self._stopped_at
         form = "Send one JSON object a line (curl: --data-binary). " if told.code == "MALFORMED_JSON" else ""
-        advice = f"{form}{self._imported} patterns were imported, {self._skipped} had been before; send everything again."
+        done = f"{self._imported} patterns were imported, {self._skipped} had been before"
         details = {**told.details, "line": line, "imported": self._imported, "skipped": self._skipped}
-        return replace(told, message=f"Line {line}: {told.message} {advice}", details=details)
+        return replace(
+            told, message=f"Line {line}: {told.message} {form}{done}; send everything again.", details=details
+        )
 
     async def _merge_batch(self) -> None:
         """Merge what has been read; up to its bad record, if it has one."""

@@ -41,6 +41,7 @@ from kato_gateway.registry.base import (
 from kato_gateway.registry.mongo import MongoRegistry
 from kato_gateway.registry.mongo_changes import make, planned
 from tests.mongo import StandIn
+from tests.processes import PATIENCE_S
 
 T = TypeVar("T")
 Client: TypeAlias = MongoClient[dict[str, Any]]
@@ -511,6 +512,19 @@ async def test_a_caller_may_leave_at_any_moment(opened: Opened) -> None:
         made = await second.apply(changes)  # waits for what is still under way
         assert (await second.session(f"s{turns}"), await second.node(f"n{turns}")) == (record, node(f"n{turns}"))
         assert made or await first.session(f"s{turns}") == record
+
+
+async def test_a_change_that_has_begun_is_made_without_its_caller(opened: Opened) -> None:
+    """Whoever leaves does not stop it: it is not left open on the server, and not left half-way to a retry."""
+    registry = await opened()
+    for turns in range(2, 30, 3):
+        leaving = asyncio.create_task(registry.apply([creating(session(f"s{turns}")), creating(session(f"t{turns}"))]))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        leaving.cancel()
+        async with asyncio.timeout(PATIENCE_S):
+            while await registry.session(f"t{turns}") is None:  # noqa: ASYNC110 - what is waited for has no event
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.usefixtures("nothing_left")

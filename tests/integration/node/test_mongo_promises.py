@@ -77,7 +77,7 @@ async def test_a_node_reads_what_it_wrote_of_whatever_server(
 
 
 async def test_no_option_of_the_url_weakens_a_node() -> None:
-    """Whatever the URL asks for, a node writes for good, reads what most members have, and waits for nothing for ever."""
+    """Whatever the URL asks for, a node writes for good, reads what most members have, and never waits for ever."""
     heartbeats = mongo_client.Heartbeats()
     client = mongo_client.connected(f"mongodb://127.0.0.1:1/?{WEAK}&socketTimeoutMS=0&minPoolSize=1", heartbeats)
     assert client.write_concern.document == STRONG

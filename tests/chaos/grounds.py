@@ -9,6 +9,8 @@ from tests.chaos import sim
 from tests.chaos.real import ground as real
 from tests.chaos.real import stream
 from tests.chaos.report import Outcome
+from tests.engine import IMAGE, docker
+from tests.mongo import STAND_IN_IMAGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +56,28 @@ SCENARIOS: Mapping[str, Callable[[Asked], Iterator[Outcome]]] = {
 
 
 def ran(asked: Asked) -> Iterator[Outcome]:
-    """Run what is asked for: of 20 runs 1 in containers and 6 with real processes, unless the ground is given."""
+    """Run what is asked for: of 20 runs 1 in containers and 6 with real processes, unless the ground is given.
+
+    Without an engine and its images those in containers are real processes, too; a planted mistake is simulated.
+    """
     shares: dict[str, list[int]] = {ground: [] for ground in GROUNDS}
+    of_containers = "docker" if asked.ground == "all" and has_containers() else "real"
     for seed in range(asked.seed, asked.seed + asked.runs):
-        shares[_ground(seed) if asked.ground == "all" else asked.ground].append(seed)
+        ground = asked.ground
+        if ground == "all":
+            place = seed % 20
+            ground = of_containers if place == 0 else "real" if place <= 6 else "sim"
+            ground = "sim" if asked.plant else ground
+        shares[ground].append(seed)
     for ground, seeds in shares.items():
         if seeds:
             yield from GROUNDS[ground](seeds, asked.plant)
 
 
-def _ground(seed: int) -> str:
-    wanted = "docker" if seed % 20 == 0 else "real" if seed % 20 <= 6 else "sim"
-    return wanted if wanted in GROUNDS else "sim"
+def has_containers() -> bool:
+    """Whether an engine answers and has the images."""
+    try:
+        docker("image", "inspect", IMAGE, STAND_IN_IMAGE)
+    except (OSError, RuntimeError):
+        return False
+    return True

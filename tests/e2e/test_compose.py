@@ -224,6 +224,17 @@ def test_settings_that_are_there_stay_and_what_is_needed_is_added(tmp_path: Path
     assert env_file.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_service_without_a_container_is_not_healthy(tmp_path: Path) -> None:
+    """compose-up does not take a service for healthy whose container is gone before it was."""
+    for name, script in {"docker": "false", "docker-compose": "true"}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ENV_FILE": str(tmp_path / "env")}
+    command = [".ci/compose", "wait_until_healthy"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "mongo has no container any more.\n")
+
+
 def test_the_example_has_every_variable_and_its_default() -> None:
     """.env.example names every variable of the compose file and no other, with the default that it has there."""
     found = re.findall(r"\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}", COMPOSE)

@@ -118,6 +118,24 @@ async def test_an_engine_that_fails_is_not_an_engine_without_nodes(
     assert (await detoured.status(spec.node_id)).liveness is Liveness.ALIVE
 
 
+async def test_a_node_is_stopped_when_the_engine_says_so(
+    detoured: DockerRuntime, engine: Detour, deployment: str
+) -> None:
+    """While listings fail, a node that was told to end is not taken for dead; the stop goes on."""
+    spec = tiny_container("stubborn", deployment)
+    await detoured.start(spec, timeout_s=TIMEOUT_S)
+    engine.holds = "/kill"
+    stop = asyncio.create_task(detoured.stop(spec.node_id, grace_s=3.0))
+    await asyncio.to_thread(engine.held.wait, TIMEOUT_S)
+    engine.refuses = ("/containers/json", "layer does not exist")
+    engine.release()
+    done, _ = await asyncio.wait({stop}, timeout=1.0)
+    engine.refuses = None
+    assert not done
+    await stop
+    assert docker("inspect", "--format", "{{.State.ExitCode}}", spec.name) == "137"
+
+
 @pytest.mark.parametrize("call", [CREATE, START])
 async def test_a_lost_answer_leaves_nothing(
     detoured: DockerRuntime, engine: Detour, deployment: str, call: str

@@ -65,6 +65,7 @@ async def test_every_hardening_flag_is_set(runtime: DockerRuntime, deployment: s
     assert facts["Mounts"] == []
     assert facts["Config"]["User"] == "10001:10001"
     assert facts["Config"]["StopSignal"] == "SIGTERM"
+    assert facts["Config"]["Healthcheck"]["Test"] == ["NONE"]  # the gateway asks; a program run in each costs more
     (binding,) = facts["NetworkSettings"]["Ports"]["8000/tcp"]
     assert binding["HostIp"] == "127.0.0.1"
 

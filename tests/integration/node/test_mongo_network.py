@@ -156,7 +156,7 @@ async def test_a_server_that_is_killed_and_comes_back(tmp_path: Path, monkeypatc
 
 
 async def test_a_cancelled_commit_is_whole_and_in_nobody_s_way(mongo_url: str, mongo_database: str) -> None:
-    """Cancelled at whatever step after it began, a commit takes place; neither the next one nor the next owner waits."""
+    """Cancelled at whatever step once it began, a commit takes place; neither the next one nor the next owner waits."""
     async with open_store(mongo_url, mongo_database) as store:
         epoch = (await store.bind()).epoch
         for steps in range(40):

@@ -28,16 +28,16 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
 def _installation(settings: Settings) -> Iterator[Finding]:
     home = settings.home
     yield from files.look_at_home(home)
+    recorded: Recorded | None = None
+    if settings.mongo_url is not None:
+        found, recorded = _mongo(settings.mongo_url, settings.mongo_database)
+        yield from found
     if not home.is_dir():
         return
-    recorded: Recorded | None
     if settings.mongo_url is None:
         finding, recorded = files.look_at_registry(home)
         yield finding
         yield from files.look_at_processors(home)
-    else:
-        found, recorded = _mongo(settings.mongo_url, settings.mongo_database)
-        yield from found
     yield files.look_at_secret(home, settings.secret_file, recorded)
     if settings.keys_file is not None:
         yield files.look_at_keys(settings.keys_file)

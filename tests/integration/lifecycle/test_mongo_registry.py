@@ -48,7 +48,7 @@ Client: TypeAlias = MongoClient[dict[str, Any]]
 Opened: TypeAlias = Callable[[], "asyncio.Task[MongoRegistry]"]
 Fail: TypeAlias = Callable[..., None]
 
-IMPATIENT_S = 0.5
+IMPATIENT_S = 1.5
 
 
 def session(session_id: str, *, on: str | None = None) -> SessionRecord:

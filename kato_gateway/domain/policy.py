@@ -189,6 +189,7 @@ class Sight:
         unwell_s: how long it has been alive and not answering, or draining.
         age_s: how long this gateway has seen its record as it is.
         exit_status: of a dead node, where the runtime knows it (NodeStatus).
+        abandoned: this very gateway was starting it when it was killed, and nobody waits for it any more.
     """
 
     liveness: Liveness
@@ -198,6 +199,7 @@ class Sight:
     unwell_s: float = 0.0
     age_s: float = 0.0
     exit_status: int | None = None
+    abandoned: bool = False
 
 
 class Verdict(Enum):
@@ -231,7 +233,8 @@ def judge(node: NodeRecord, sight: Sight, *, hashes: Hashes, policy: LifecyclePo
     """
     if sight.foreign:
         return _judge_foreign(node, sight.answer)
-    young = node.state is NodeState.CREATING and sight.age_s < policy.start_timeout_s + INTENT_SLACK_S
+    lost = sight.abandoned and sight.liveness is Liveness.ALIVE  # one that is not there may be about to begin
+    young = node.state is NodeState.CREATING and sight.age_s < policy.start_timeout_s + INTENT_SLACK_S and not lost
     if sight.liveness is Liveness.UNKNOWN or young:
         return Verdict.WAIT
     if sight.liveness is Liveness.DEAD or node.state in {NodeState.CREATING, NodeState.ENDED}:

@@ -135,6 +135,7 @@ class NodeRecord:
         called: what the runtime is asked to call it once it is bound; None: `kato-<node_id>`, its first name.
         spec_hash: of the specification that it was started from, but for its id: equal for interchangeable nodes.
         engine: the runtime's identity (container_manager.runtime.Runtime.engine) whose node it is; "" on old records.
+        starter: the gateway that starts it (GatewayRecord.gateway_id); "" on old records.
         created_at_s, changed_at_s: when its intent was recorded, when it last changed state; seconds since the epoch.
         processor_id: what it holds; set exactly while binding or bound.
         epoch: what it is bound with; set exactly while bound.
@@ -147,6 +148,7 @@ class NodeRecord:
     created_at_s: float
     changed_at_s: float
     engine: str = ""
+    starter: str = ""
     state: NodeState = NodeState.CREATING
     processor_id: str | None = None
     epoch: int | None = None

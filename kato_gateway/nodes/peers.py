@@ -31,6 +31,11 @@ class Peers:
         self._others: tuple[GatewayRecord, ...] = ()
 
     @property
+    def own_id(self) -> str:
+        """This gateway's own id, the same after a restart."""
+        return self._gateway_id
+
+    @property
     def any_serve(self) -> bool:
         """Whether another gateway serves the same sessions."""
         return bool(self._others)

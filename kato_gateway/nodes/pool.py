@@ -79,6 +79,7 @@ class Pool:
         self._waiting: FairQueue[asyncio.Future[NodeRecord]] = FairQueue()
         self._queued: dict[str, asyncio.Future[NodeRecord]] = {}
         self._starting = 0
+        self._intended: set[str] = set()
         self._busy = 0
         self._busy_since_s: float | None = None
         self._failures = 0
@@ -91,6 +92,11 @@ class Pool:
         """Keep the pool full from now on."""
         self._filling = True
         self._refill()
+
+    def is_abandoned(self, node: NodeRecord) -> bool:
+        """Whether this gateway began to start the node in a former life, which ended before the start did."""
+        ours = node.state is NodeState.CREATING and node.starter == self._peers.own_id
+        return ours and node.node_id not in self._intended
 
     def stop_filling(self) -> None:
         """Start nothing more for the pool."""
@@ -335,9 +341,11 @@ class Pool:
             node_id=spec.node_id,
             spec_hash=ground.spec_hash,
             engine=ground.engine,
+            starter=self._peers.own_id,
             created_at_s=now_s,
             changed_at_s=now_s,
         )
+        self._intended.add(intent.node_id)
         kept = False
         try:
             async with self._admitting:
@@ -351,6 +359,7 @@ class Pool:
                 member = await self._booted(spec, intent)
                 kept = await ground.registry.apply([NodeChange(before=intent, after=member)])
         finally:
+            self._intended.discard(intent.node_id)
             if not kept:
                 self._janitor.end_later(intent)
         if not kept:

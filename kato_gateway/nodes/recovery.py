@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from container_manager.errors import ContainerError
 from container_manager.spec import Liveness, NodeStatus
@@ -120,7 +121,8 @@ class Recovery:
                 status = await self._lookout.status(record.node_id)
             if self._is_in_use(record) and status.deployment in {"", self._ground.deployment}:
                 return Sight(liveness=status.liveness, exit_status=status.exit_status)
-            return await self._lookout.sight(record, status)
+            sight = await self._lookout.sight(record, status)
+            return replace(sight, abandoned=self._pool.is_abandoned(record))
 
     def _is_in_use(self, node: NodeRecord) -> bool:
         """Whether the node is bound just as this gateway takes it for, and need not be asked.

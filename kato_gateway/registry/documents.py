@@ -27,7 +27,9 @@ Document: TypeAlias = dict[str, Plain]
 
 _FREE = ("config", "effective_config", "metadata")
 _ADDRESSES = ("internal", "external")
-_YOUNGER = frozenset({"engine", "called"})  # fields that documents of an older KATO do not have; they have a default
+_YOUNGER = frozenset(
+    {"engine", "called", "starter"}
+)  # fields that documents of an older KATO do not have; they have a default
 
 
 def session_document(record: SessionRecord) -> Document:

@@ -144,9 +144,7 @@ def test_the_gateway_says_how_it_is(served: Gateway) -> None:
         ("POST", "/sessions/strict/clear-stm", {"session_id": "other"}, "session_id"),
     ],
 )
-def test_nothing_sent_is_ignored(
-    served: Gateway, method: str, path: str, body: Json | None, field: str
-) -> None:
+def test_nothing_sent_is_ignored(served: Gateway, method: str, path: str, body: Json | None, field: str) -> None:
     """A parameter or a body that a route does not know is refused by its name, and nothing is done."""
     before = served.ask("POST", "/sessions", {"session_id": "strict"})["expires_at"]
     error = served.call(method, path, body).json()["error"]

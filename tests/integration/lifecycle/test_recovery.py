@@ -172,6 +172,35 @@ async def test_an_intent_without_a_node_is_removed(world: World) -> None:
         await assert_sound(world, gateway)
 
 
+@pytest.mark.parametrize(("starter", "is_ended"), [("first", True), ("second", False), ("", False)])
+async def test_what_a_killed_gateway_was_starting_ends_once_it_is_back(
+    world: World, starter: str, *, is_ended: bool
+) -> None:
+    """What comes up after its gateway was killed ends within a sweep of that one's return; no other's does."""
+    now_s = world.clock.now_s()
+    intent = NodeRecord(node_id="late", spec_hash="h", starter=starter, created_at_s=now_s, changed_at_s=now_s)
+    await MemoryRegistry(world.tables).apply([NodeChange(before=None, after=intent)])
+    async with serving(world):
+        late = NodeSpec(node_id="late", deployment=DEPLOYMENT, env={}, created_at_s=now_s)
+        await MemoryRuntime(world.engine, DEPLOYMENT).start(late, timeout_s=1.0)
+        await world.clock.turn(POLICY.sweep_interval_s + 1.0)
+        assert (world.alive() == []) is is_ended
+        await world.clock.turn(POLICY.start_timeout_s + 20.0)
+        assert world.alive() == []
+
+
+async def test_its_own_starts_are_not_abandoned(world: World) -> None:
+    """A node whose start takes longer than several sweeps is waited for, and is the pool's."""
+    gate = asyncio.Event()
+    world.engine.knobs.start_gate = gate
+    async with serving(world, policy=replace(POLICY, warm_pool_size=1)) as gateway:
+        await world.clock.turn(2 * POLICY.sweep_interval_s)
+        gate.set()
+        world.engine.knobs.start_gate = None
+        await world.clock.turn(1.0)
+        assert gateway.pool.view.idle == 1
+
+
 @pytest.mark.parametrize("was_told", [True, False])
 async def test_a_bind_that_was_cut_short_is_made_good_or_undone(world: World, was_told: bool) -> None:
     """A node that was bound before the kill is adopted, one only claimed is ended; the create can be repeated."""

@@ -190,7 +190,7 @@ async def _registry(settings: Settings, secret: str, stack: AsyncExitStack, say:
         return registry, await registry.settled("deployment", proposed)
     from kato_gateway.registry.mongo import MongoRegistry  # noqa: PLC0415 - only where there is a MongoDB
 
-    registry = MongoRegistry(settings.mongo_url, settings.mongo_database)
+    registry = MongoRegistry(settings.mongo_url, settings.mongo_database, gateway_id=proposed)
     await _patiently(registry.open, say)
     stack.push_async_callback(registry.close)
     deployment = await _patiently(lambda: registry.settled("deployment", proposed), say)

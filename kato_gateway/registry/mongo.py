@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -58,12 +59,17 @@ class MongoRegistry:
     Args:
         url: of a replica set; one member is enough.
         database: its name; the collections are those of mongo_schema.py.
+        gateway_id: this gateway's own, the same after a restart: opening ends the transactions that a killed one of
+            this id left open. Made up if "".
         call_timeout_s: within which each call has its answer, in seconds, or raises RegistryUnavailable.
     """
 
-    def __init__(self, url: str, database: str, *, call_timeout_s: float = CALL_TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, database: str, *, gateway_id: str = "", call_timeout_s: float = CALL_TIMEOUT_S
+    ) -> None:
         self._url = url
         self.database = database
+        self._gateway_id = gateway_id or secrets.token_hex(8)
         self._timeout_s = call_timeout_s
         self._connection: Connection | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -89,7 +95,10 @@ class MongoRegistry:
     async def apply(self, changes: Sequence[Change]) -> bool:
         """See Registry."""
         plan = planned(changes)
-        return plan is not None and await self._call(lambda database: self._apply(database, plan))
+        if plan is None:
+            return False
+        connection = self._opened()
+        return await self._run(lambda: self._apply(connection, plan))
 
     async def settled(self, name: str, proposed: str) -> str:
         """See Registry."""
@@ -166,7 +175,10 @@ class MongoRegistry:
 
         return await self._call(work)
 
-    async def _apply(self, database: Database, plan: Plan) -> bool:
+    async def _apply(self, connection: Connection, plan: Plan) -> bool:
+        database, writers = connection.database, connection.writers
+        for gateway_id in plan.leaving - {self._gateway_id}:
+            await writers.end_those_of(gateway_id)  # it may have been killed in a transaction
         if plan.is_one_write:
             return await make(database, plan)
 
@@ -176,22 +188,26 @@ class MongoRegistry:
                 await session.abort_transaction()
             return made
 
-        async with self._taking_turns(plan.touches), database.client.start_session() as session:
+        async with self._taking_turns(plan.touches):
+            session = await writers.take()
             try:
-                return await session.with_transaction(work)  # repeats what met a conflict, or a commit in doubt
-            except PyMongoError:
+                made = await session.with_transaction(work)  # repeats what met a conflict, or a commit in doubt
+            except Exception:
                 # In a context of its own: this one's time is up.
-                self._task(self._end(session.session_id), context=Context())
+                self._task(self._end(connection, session), context=Context())
                 raise
+            writers.put_back(session)
+            return made
 
-    async def _end(self, server_session: Mapping[str, object]) -> None:
+    async def _end(self, connection: Connection, session: AsyncClientSession) -> None:
         """End what a failed transaction may have left open on the server, and what it wrote locked for everybody."""
         until_s = time.monotonic() + TRANSACTION_MAX_S
-        while (connection := self._connection) is not None and time.monotonic() < until_s:
+        while self._connection is connection and time.monotonic() < until_s:
             with suppress(PyMongoError), pymongo.timeout(self._timeout_s):
-                await connection.client.admin.command("killSessions", [server_session])
-                return
+                await connection.client.admin.command("killSessions", [session.session_id])
+                break
             await asyncio.sleep(ENDING_WAIT_S)
+        connection.writers.put_back(session)
 
     @asynccontextmanager
     async def _taking_turns(self, processor_ids: Iterable[str]) -> AsyncIterator[None]:
@@ -205,10 +221,16 @@ class MongoRegistry:
             yield
 
     async def _call(self, work: Callable[[Database], Awaitable[T]]) -> T:
-        connection = self._connection
-        if connection is None:
+        connection = self._opened()
+        return await self._run(lambda: work(connection.database))
+
+    def _opened(self) -> Connection:
+        if self._connection is None:
             raise RegistryUnavailable("The registry is closed.")
-        return await asyncio.shield(self._task(self._bounded(lambda: work(connection.database))))
+        return self._connection
+
+    async def _run(self, work: Callable[[], Awaitable[T]]) -> T:
+        return await asyncio.shield(self._task(self._bounded(work)))
 
     def _task(self, work: Coroutine[Any, Any, T], *, context: Context | None = None) -> asyncio.Task[T]:
         task = asyncio.create_task(work, context=context)
@@ -229,12 +251,13 @@ class MongoRegistry:
 
     async def _connected(self) -> Connection:
         try:
-            connection = Connection(self._url, self.database, timeout_s=self._timeout_s)
+            connection = Connection(self._url, self.database, gateway_id=self._gateway_id, timeout_s=self._timeout_s)
         except (PyMongoError, ValueError) as error:  # its words may hold the password
             message = f"MONGO_URL is no address of a MongoDB: the driver does not take it ({type(error).__name__})."
             raise RegistryUnavailable(message) from None
         try:
             await prepare(connection.database)
+            await connection.writers.open()
         except BaseException:
             await connection.close()
             raise

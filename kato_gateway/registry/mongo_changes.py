@@ -67,6 +67,12 @@ class Plan:
         """Whether one document is written and nothing else looked at."""
         return len(self.touches) + sum(2 if _forgets_processor(change) else 1 for change in self.changes) == 1
 
+    @property
+    def leaving(self) -> set[str]:
+        """The gateways that serve no more, by their own word or another's."""
+        changes = (change for change in self.changes if isinstance(change, GatewayChange))
+        return {change.gateway.gateway_id for change in changes if not change.serves}
+
 
 def planned(changes: Sequence[Change]) -> Plan | None:
     """Return the plan of these changes, None if they contradict each other."""

@@ -17,6 +17,7 @@ from pymongo.monitoring import (
 )
 
 from kato_gateway.registry.mongo_schema import Database, Stored
+from kato_gateway.registry.mongo_writers import Writers
 
 CONNECT_TIMEOUT_S = 2.0
 CONNECTIONS_MAX = 50
@@ -29,11 +30,12 @@ class Connection:
     see only such.
 
     Args:
+        gateway_id: under which the sessions of its transactions are on record.
         timeout_s: within which a majority is to have a write, and a primary is to be found.
     Raises: PyMongoError or ValueError for a bad URL.
     """
 
-    def __init__(self, url: str, database: str, *, timeout_s: float) -> None:
+    def __init__(self, url: str, database: str, *, gateway_id: str, timeout_s: float) -> None:
         self._heartbeats = _Heartbeats()
         self.client: AsyncMongoClient[Stored] = AsyncMongoClient(
             url,
@@ -54,9 +56,11 @@ class Connection:
             event_listeners=[self._heartbeats],
         )
         self.database: Database = self.client[database]
+        self.writers = Writers(self.database, gateway_id)
 
     async def close(self) -> None:
         """Let go of every socket: one that the driver connects just then would be left to the garbage collector."""
+        await self.writers.close()
         await self._heartbeats.quiet()
         await self.client.close()
 

@@ -5,6 +5,7 @@
     gateway_processors   _id = processor                      {uses, owner?, purge_owed?}
     gateway_leftovers    _id = processor/session/incarnation  the leftover's document
     gateway_gateways     _id = gateway                        the gateway's document
+    gateway_writers      _id = gateway                        {sessions}: the server's, of the gateway's transactions
     gateway_facts        _id = name                           {value}; `/schema` is the newest version that was here
 
 Each document says in `schema` which version of this wrote it; one of a newer version is never read as ours.
@@ -40,6 +41,7 @@ NODES = "gateway_nodes"
 PROCESSORS = "gateway_processors"
 LEFTOVERS = "gateway_leftovers"
 GATEWAYS = "gateway_gateways"
+WRITERS = "gateway_writers"
 FACTS = "gateway_facts"
 
 INDEXES: Mapping[str, tuple[IndexModel, ...]] = {
@@ -61,6 +63,7 @@ INDEXES: Mapping[str, tuple[IndexModel, ...]] = {
     PROCESSORS: (IndexModel([("purge_owed", 1)], name="by_purge", sparse=True),),
     LEFTOVERS: (),
     GATEWAYS: (),
+    WRITERS: (),
     FACTS: (),
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +32,8 @@ from kato_gateway.domain.sessions import (
 from kato_gateway.registry import mongo, mongo_client, mongo_schema
 from kato_gateway.registry.base import (
     Change,
+    GatewayChange,
+    GatewayRecord,
     Leftover,
     LeftoverChange,
     NodeChange,
@@ -292,7 +296,7 @@ async def test_no_option_of_the_address_weakens_a_write() -> None:
         "w=0&journal=false&wTimeoutMS=1&readConcernLevel=local&readPreference=secondaryPreferred&retryWrites=false"
         "&retryReads=false&timeoutMS=1&minPoolSize=50&maxPoolSize=1"
     )
-    connection = mongo_client.Connection(f"mongodb://127.0.0.1:1/?{weak}", "kato", timeout_s=4.0)
+    connection = mongo_client.Connection(f"mongodb://127.0.0.1:1/?{weak}", "kato", gateway_id="g", timeout_s=4.0)
     client = connection.client
     assert client.write_concern.document == {"w": "majority", "j": True, "wtimeout": 4_000}
     assert client.read_concern.level == "majority"
@@ -496,6 +500,82 @@ async def test_a_replica_set_that_is_still_being_made_is_waited_for() -> None:
     with pytest.raises(RegistryUnavailable, match="initiate") as caught:
         await mongo_schema.prepare(cast("mongo_schema.Database", database))
     assert caught.value.retry_after_s is not None
+
+
+# What a gateway does that is killed in the middle of a change; its arguments are a URL and a database.
+_KILLED = """
+import asyncio, os, signal, sys
+from kato_gateway.registry import mongo
+from tests.integration.lifecycle.test_mongo_registry import left_open
+
+write = mongo.make
+
+async def killed_then(*arguments):
+    await write(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    registry = mongo.MongoRegistry(*sys.argv[1:], gateway_id="killed")
+    await registry.open()
+    mongo.make = killed_then
+    await registry.apply(left_open())
+
+asyncio.run(main())
+"""
+
+
+def left_open() -> list[Change]:
+    """Return what a gateway was about to do when it was killed."""
+    return [creating(session("s", on="p")), NodeChange(before=None, after=node("n"))]
+
+
+@pytest.fixture
+async def killed(mongo_url: str, mongo_database: str) -> None:
+    """Kill a gateway in the middle of a transaction."""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", _KILLED, mongo_url, mongo_database)
+    assert await process.wait() == -signal.SIGKILL
+
+
+@pytest.mark.usefixtures("killed")
+async def test_a_gateway_that_was_killed_in_a_change_locks_nobody_out(mongo_url: str, mongo_database: str) -> None:
+    """Started again it ends the transaction that it left open, and makes the same change at once."""
+    registry = MongoRegistry(mongo_url, mongo_database, gateway_id="killed")
+    await registry.open()
+    assert await registry.session("s") is None
+    assert await registry.apply(left_open())
+    await registry.close()
+
+
+@pytest.mark.usefixtures("killed")
+async def test_a_gateway_that_fell_silent_in_a_change_locks_nobody_out(opened: Opened) -> None:
+    """Whoever takes its name off the list ends the transaction that it left open."""
+    registry = await opened()
+    silent = GatewayRecord(gateway_id="killed", engine="e", spec_hash="h", at_s=1.0)
+    assert await registry.apply([GatewayChange(gateway=silent, serves=False)])
+    assert await registry.apply(left_open())
+
+
+async def test_a_gateway_that_leaves_goes_on_with_its_changes(mongo_url: str, mongo_database: str) -> None:
+    """Taking its own name off the list breaks off nothing that it has under way, and it can be opened again."""
+    registry = MongoRegistry(mongo_url, mongo_database, gateway_id="g")
+    own = GatewayRecord(gateway_id="g", engine="e", spec_hash="h", at_s=1.0)
+    for turn in range(2):
+        await registry.open()
+        creates: list[list[Change]] = [[creating(session(f"{turn}-{number}", on="p"))] for number in range(30)]
+        leave: list[Change] = [GatewayChange(gateway=own, serves=False)]
+        assert all(await asyncio.gather(*(registry.apply(changes) for changes in [*creates, leave])))
+        await registry.close()
+
+
+async def test_a_user_who_may_not_end_sessions_opens(mongo_url: str, mongo_database: str, fail: Fail) -> None:
+    """Where the server refuses to end the sessions of the run before, the gateway starts all the same."""
+    registry = MongoRegistry(mongo_url, mongo_database, gateway_id="g")
+    await registry.open()
+    await registry.close()
+    fail("killSessions", times=None, errorCode=13)
+    await registry.open()
+    assert await registry.apply(left_open())
+    await registry.close()
 
 
 async def test_a_caller_may_leave_at_any_moment(opened: Opened) -> None:

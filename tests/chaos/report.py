@@ -19,7 +19,6 @@ class Outcome:
         orphans: processes or containers that belonged to nobody in the end.
         epochs: processors that more than one node answered for in the end.
         unusable: sessions that did not work any more.
-        late: nodes whose start their gateway did not survive, and that were still there 15 s later.
         calls: operations that clients were told of; faults: what really went wrong.
         words: what was found, in words.
     """
@@ -30,7 +29,6 @@ class Outcome:
     orphans: int = 0
     epochs: int = 0
     unusable: int = 0
-    late: int = 0
     calls: int = 0
     faults: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
@@ -69,5 +67,4 @@ def summary(outcomes: list[Outcome]) -> str:
     of = {ground: sum(outcome.ground.startswith(ground) for outcome in outcomes) for ground in ("real", "docker")}
     calls = sum(outcome.calls for outcome in outcomes)
     faults = sum(len(outcome.faults) for outcome in outcomes)
-    late = sum(outcome.late for outcome in outcomes)
-    return json.dumps({"runs": len(outcomes), **of, **totals, "late": late, "calls": calls, "faults": faults})
+    return json.dumps({"runs": len(outcomes), **of, **totals, "calls": calls, "faults": faults})

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import aiohttp
 
-from kato_gateway.domain.policy import INTENT_SLACK_S, LifecyclePolicy
 from tests.chaos.checker import check
 from tests.chaos.client import Client, Unusable, audit
 from tests.chaos.history import History
@@ -32,7 +31,6 @@ BATCH = 25
 PATIENCE_S = 120.0
 """What a killed gateway had locked in MongoDB is locked until its transaction's time is over: 60 s as a rule."""
 GONE_WITHIN_S = 15.0
-INTENT_S = LifecyclePolicy().start_timeout_s + INTENT_SLACK_S + LifecyclePolicy().sweep_interval_s
 LASTS_S_MAX = 2.0
 OPERATION_S = 0.02
 """About how long an operation takes: within it faults are spread."""
@@ -135,7 +133,7 @@ class Run:
         epochs = await self._epochs()
         for client in clients:
             words += await self._worked([(client, [Op(kind="end")])])
-        late, orphans = await self._orphans()
+        orphans = await self._orphans()
         for line in self._lines:
             await line.close()
         return Outcome(
@@ -145,7 +143,6 @@ class Run:
             orphans=len(orphans),
             epochs=len(epochs),
             unusable=unusable,
-            late=late,
             calls=len(self._history.calls),
             faults=tuple(self._happened),
             words=(*words, *epochs, *orphans),
@@ -221,17 +218,13 @@ class Run:
         except (aiohttp.ClientError, TimeoutError, OSError):
             return None
 
-    async def _orphans(self) -> tuple[int, list[str]]:
-        """Wait until only the pool is left; return how many others were there late, and words for those that stay."""
+    async def _orphans(self) -> list[str]:
+        """Wait until only the pool is left; return words for the others that stay."""
 
         async def is_pool() -> bool:
             return len(await self._home.nodes()) <= POOL
 
-        async def above_pool(within_s: float) -> int:
-            with contextlib.suppress(AssertionError):
-                await eventually(is_pool, "only the pool", within_s=within_s)
-            return max(0, len(await self._home.nodes()) - POOL)
-
-        late = await above_pool(GONE_WITHIN_S)
-        left = await above_pool(INTENT_S) if late else 0
-        return late, [f"orphan: one of {sorted(await self._home.nodes())}"] * left
+        with contextlib.suppress(AssertionError):
+            await eventually(is_pool, "only the pool", within_s=GONE_WITHIN_S)
+        left = sorted(await self._home.nodes())
+        return [f"orphan: one of {left}"] * max(0, len(left) - POOL)

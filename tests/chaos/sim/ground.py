@@ -12,7 +12,6 @@ from random import Random
 from typing import Any
 from unittest import mock
 
-from kato_gateway.domain.policy import INTENT_SLACK_S
 from kato_gateway.domain.sessions import NodeState
 from kato_gateway.registry.memory import MemoryRegistry
 from kato_node.node import UNASKED_MAX_S
@@ -28,7 +27,7 @@ from tests.chaos.sim.world import POLICY, World
 
 PATIENCE_S = 400.0
 QUIET_S = 15.0
-INTENT_S = POLICY.start_timeout_s + INTENT_SLACK_S + POLICY.sweep_interval_s
+START_S_MAX = 5.0
 STEPS_PER_CALL = 60
 
 
@@ -59,11 +58,10 @@ class _Run:
         ]
         words = await self._worked(clients, [plan.script for plan in self._plan.sessions])
         self._heal()
-        await asyncio.sleep(QUIET_S)
-        late = await self._starting()
-        if late:
-            await asyncio.sleep(INTENT_S)
-        epochs, orphans, more = await self._belonging()
+        await asyncio.sleep(QUIET_S - START_S_MAX)
+        starting = await self._starting()
+        await asyncio.sleep(START_S_MAX)
+        epochs, orphans, more = await self._belonging(starting)
         self._world.kill_nodes()  # what is found then is what was stored
         for client, plan in zip(clients, self._plan.sessions, strict=True):
             words += await self._worked([client], [audit(plan, self._history)])
@@ -76,7 +74,6 @@ class _Run:
             orphans=orphans + len(left),
             epochs=epochs,
             unusable=unusable,
-            late=late,
             calls=len(self._history.calls),
             faults=tuple(self._happened),
             words=(*words, *more, *left),
@@ -129,13 +126,17 @@ class _Run:
             process.disarm()
             process.resume()
 
-    async def _starting(self) -> int:
-        """Return how many nodes live whose start the gateway did not survive: the next one leaves them a while."""
+    async def _starting(self) -> frozenset[str]:
+        """Return the nodes that live and are on record as being started."""
         records = await MemoryRegistry(self._world.tables).nodes()
         creating = {record.node_id for record in records if record.state is NodeState.CREATING}
-        return sum(process.alive for node_id, process in self._world.processes.items() if node_id in creating)
+        return frozenset(node_id for node_id in creating if self._alive(node_id))
 
-    async def _belonging(self) -> tuple[int, int, list[str]]:
+    def _alive(self, node_id: str) -> bool:
+        process = self._world.processes.get(node_id)
+        return process is not None and process.alive
+
+    async def _belonging(self, starting: frozenset[str]) -> tuple[int, int, list[str]]:
         """Return how many processors have two owners, how many nodes belong to nobody, and words for both."""
         world = self._world
         records = {record.node_id: record for record in await MemoryRegistry(world.tables).nodes()}
@@ -148,7 +149,8 @@ class _Run:
                 continue
             if node.state == "bound":
                 owners.setdefault(node.service.processor_id, []).append(node_id)
-            if record is None or record.state not in {NodeState.POOL, NodeState.BOUND}:
+            just_begun = record is not None and record.state is NodeState.CREATING and node_id not in starting
+            if record is None or not (just_begun or record.state in {NodeState.POOL, NodeState.BOUND}):
                 orphans += 1
                 words.append(f"orphan: {node_id} {node.state}, recorded as {record and record.state}")
         doubled = [f"two epochs: {name}: {ids}" for name, ids in owners.items() if len(ids) > 1]

@@ -137,6 +137,9 @@ class _Stepped(Coroutine[Any, Any, T]):
         return self._inner.send(value) if error is None else self._inner.throw(error)
 
 
+STEP_S = 1e-9
+
+
 class _NoWaiting(selectors.SelectSelector):
     """Never waits: what is waited for is a time, and time is moved on to it."""
 
@@ -150,7 +153,7 @@ class _NoWaiting(selectors.SelectSelector):
         if not ready:
             if timeout is None:
                 raise RuntimeError("everybody waits for somebody")
-            self.now_s += max(timeout, 0.0)
+            self.now_s += max(timeout, STEP_S)  # as time does, however little there is to wait for
         return ready
 
 

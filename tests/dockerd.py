@@ -18,8 +18,6 @@ import pytest
 from tests.engine import IMAGE, LABEL, docker, eventually
 
 _END_MAX_S = 60.0
-# No other network of this machine, one hopes: the engine looks for a part that is free.
-_ADDRESSES = "base=10.213.0.0/16,size=24"
 
 
 class OwnEngine:
@@ -30,7 +28,8 @@ class OwnEngine:
 
     Args:
         directory: short: sockets are made under it.
-        bridge: an interface that is there; dockerd would remove the machine's docker0 if it were told to have none.
+        bridge: an interface that is there; dockerd would remove the machine's docker0 if it were told to have none, and
+            at a restart, too, if it were told which addresses to use.
     """
 
     def __init__(self, directory: Path, bridge: str) -> None:
@@ -49,7 +48,7 @@ class OwnEngine:
         folders = {"data-root": "data", "exec-root": "exec", "pidfile": "pid"}
         options = [f"--{option}={self._directory / name}" for option, name in folders.items()]
         options += ["--iptables=false", "--ip6tables=false", f"--bridge={self._bridge}"]
-        options += ["--default-address-pool", _ADDRESSES, *(["--live-restore"] if live_restore else [])]
+        options += ["--live-restore"] if live_restore else []
         self._process = self._begun("dockerd", "--host", self.url, "--containerd", self._containerd_address, *options)
         eventually(self._answers, "an engine of the test's own")
 

@@ -80,8 +80,9 @@ def test_what_is_killed_on_a_full_disk_comes_back_with_room(disk: Path) -> None:
         session = running.ask("POST", "/sessions", {"node_id": "p"})["session_id"]
         for event in ("a", "b", "c"):
             running.ask("POST", f"/sessions/{session}/observe", {"strings": [event]})
+        pid = running.pid_of(session)
         fill(disk)
-        os.kill(running.pid_of(session), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
         for _ in range(3):
             reply = running.call("GET", f"/sessions/{session}/stm")
             assert is_refusal(reply) or reply.json()["stm"] == [["a"], ["b"], ["c"]], reply.text

@@ -11,7 +11,7 @@ INSTALL := $(PY) -m pip install --quiet --quiet --disable-pip-version-check --co
 SERVERS := $(if $(MONGO_URL),$(VENV)/.servers)
 STARTED_AT := $(shell date +%s)
 
-.PHONY: help up doctor demo test test-docker check format docs bench lock clean image base-image chaos test-mongo-image compose-up compose-down
+.PHONY: help up doctor demo test test-slow test-docker check format docs bench lock clean image base-image chaos test-mongo-image compose-up compose-down
 
 help: ## Show what can be asked for
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 18
@@ -25,8 +25,11 @@ doctor: $(VENV)/.run $(SERVERS) ## Say what is wrong with the installation, and 
 demo: $(VENV)/.examples ## Two isolated users, then learn 300 Bach chorales and predict the next chord of 68 others
 	@exec $(PY) -m examples.demo
 
-test: $(VENV)/.dev ## Run every test that needs no Docker
-	@exec $(PY) -m pytest -m 'not docker' $(PYTEST_ARGS)
+test: $(VENV)/.dev ## Run every test that needs no Docker, but for those that wait for real deadlines
+	@exec $(PY) -m pytest -m 'not docker and not slow' $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.dev ## Run those that wait for real deadlines
+	@exec $(PY) -m pytest -m 'slow and not docker' $(PYTEST_ARGS)
 
 test-docker: $(VENV)/.dev ## Run the others; they need an engine, and: make image test-mongo-image
 	@KATO_TEST_DOCKER=required exec $(PY) -m pytest -m docker $(PYTEST_ARGS)

@@ -8,6 +8,7 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ T = TypeVar("T")
 Work: TypeAlias = Callable[[sqlite3.Connection], object]
 
 BUSY_TIMEOUT_S = 5.0
+_WAL_PAUSE_S = 0.01
 CALL_TIMEOUT_S = 15.0
 GROUP_MAX = 256
 
@@ -245,13 +247,30 @@ def _connect(path: Path, *, mode: str) -> sqlite3.Connection:
         f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None
     )
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
+        _use_wal(connection)
         connection.execute("PRAGMA synchronous = FULL")
         brought_up(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Have the file's journal be a write-ahead log.
+
+    While another connection changes that, SQLite refuses at once, without the wait that it was told.
+    """
+    until_s = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until_s:
+                raise
+            time.sleep(_WAL_PAUSE_S)
+        else:
+            return
 
 
 def _outcomes(connection: sqlite3.Connection, group: Sequence[_Job]) -> list[object]:

@@ -131,6 +131,7 @@ def test_ctrl_c_ends_the_waiting(tmp_path: Path) -> None:
     assert PASSWORD not in said + rest + (tmp_path / "home.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_mongodb_that_goes_away_comes_back(tmp_path: Path, server: StandIn) -> None:
     """Meanwhile reads say degraded, and what needs the database is refused with Retry-After and applies nothing; then
     all goes on by itself, the same nodes included.

@@ -17,6 +17,7 @@ from kato_gateway.__main__ import END_MAX_S
 from tests.e2e.gateway_process import PATIENCE_S, Gateway, gateway
 from tests.mongo import StandIn
 
+pytestmark = pytest.mark.slow
 assert END_MAX_S < PATIENCE_S, "which is how long these tests wait"
 
 

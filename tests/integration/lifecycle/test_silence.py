@@ -6,7 +6,11 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.gateway_process import gateway
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_stopped_node_is_replaced_under_the_call_that_waits(tmp_path: Path) -> None:

@@ -10,8 +10,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 
 from tests.integration.node.programs import Program, observe, running, stm
+
+pytestmark = pytest.mark.slow
 
 
 class Cable:

@@ -21,7 +21,7 @@ from tests.chaos.operations import Op
 from tests.chaos.plan import Fault, Plan, drawn
 from tests.chaos.real import points
 from tests.chaos.real.faults import Scene, drawn_from, faults_of
-from tests.chaos.real.home import POOL, Home, eventually, identity, serving
+from tests.chaos.real.home import Home, eventually, identity, serving
 from tests.chaos.real.line import DOORS, DOORS_OF_CONTAINERS, RealLine
 from tests.chaos.real.storage import SqliteFiles, Storage, directory, mongo, mongo_of_containers
 from tests.chaos.report import Outcome
@@ -219,12 +219,21 @@ class Run:
             return None
 
     async def _orphans(self) -> list[str]:
-        """Wait until only the pool is left; return words for the others that stay."""
+        """Wait until only members of the pool are left; return words for the others that stay."""
 
-        async def is_pool() -> bool:
-            return len(await self._home.nodes()) <= POOL
+        async def others() -> list[str]:
+            members = await self._members()
+            return sorted(node_id for node_id in await self._home.nodes() if node_id not in members)
+
+        async def are_gone() -> bool:
+            return not await others()
 
         with contextlib.suppress(AssertionError):
-            await eventually(is_pool, "only the pool", within_s=GONE_WITHIN_S)
-        left = sorted(await self._home.nodes())
-        return [f"orphan: one of {left}"] * max(0, len(left) - POOL)
+            await eventually(are_gone, "only the pool", within_s=GONE_WITHIN_S)
+        return [f"orphan: {node_id}" for node_id in await others()]
+
+    async def _members(self) -> set[str]:
+        """Return the nodes that the gateway has in its pool."""
+        async with self._http.get(f"{self._home.url}/nodes") as reply:
+            nodes = (await reply.json())["nodes"]
+        return {node["node_id"] for node in nodes if node["state"] == "pool"}
